@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from ml.gpt import CausalLM
@@ -19,7 +18,8 @@ def export(
 ) -> None:
     """Write the weights in bf16 as safetensors, the tokenizer and ``meta.json`` to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16()
+    model.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     text = json.dumps(meta, ensure_ascii=False, indent=2)
     (folder / "meta.json").write_text(text + "\n", "utf-8")

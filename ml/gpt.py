@@ -6,7 +6,7 @@ Shapes: B sequences, T tokens, V vocabulary.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 
 def gpt_config(*, vocabulary: int, context: int, width: int, layers: int, heads: int) -> GPT2Config:
@@ -28,7 +28,7 @@ def gpt_config(*, vocabulary: int, context: int, width: int, layers: int, heads:
 class CausalLM(nn.Module):
     """Any causal language model of transformers behind our models' one signature."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 

@@ -1,0 +1,31 @@
+"""What the bot reads from the environment and ``.env``."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class BotSettings(BaseSettings):
+    """The bot's settings; the database's are in ``db.session``."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+
+    bot_token: str | None = Field(
+        None, description="token from @BotFather; empty: the bot talks in this terminal"
+    )
+    telegram_api_url: str | None = Field(
+        None, description="address of a local Bot API server; empty: Telegram's own"
+    )
+    admin_ids: Annotated[list[int], NoDecode] = Field(
+        [], description="Telegram ids of the admins, separated by commas"
+    )
+    console_language: str = Field("ru", description="language of the terminal chat: ru or en")
+    bot_log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    @field_validator("admin_ids", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )

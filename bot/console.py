@@ -1,0 +1,244 @@
+"""The bot in a terminal: a session that plays Telegram, so that the bot itself is the same.
+
+A line is a message; the number of a button presses it; ``>`` replies to the last story (with
+words, if any follow); ``/quit`` leaves. Lines that do not come from a terminal are answered one
+after another.
+"""
+
+import asyncio
+import codecs
+import contextlib
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from aiogram import Bot, Dispatcher
+from aiogram.client.session.base import BaseSession
+from aiogram.methods import (
+    AnswerCallbackQuery,
+    EditMessageReplyMarkup,
+    EditMessageText,
+    GetMe,
+    GetUpdates,
+    SendMessage,
+    SendMessageDraft,
+    TelegramMethod,
+)
+from aiogram.methods.base import TelegramType
+from aiogram.types import (
+    CallbackQuery,
+    Chat,
+    InlineKeyboardButton,
+    InlineKeyboardMarkup,
+    Message,
+    Update,
+    User,
+)
+
+from bot.middlewares import InFlight
+from bot.screen import Screen
+from bot.texts import texts_for
+from db import queries
+from db.models import now
+from db.session import Database
+
+READER_ID = 1
+BOT_ID = 2
+CHAT = Chat(id=READER_ID, type="private")
+POLL = 0.1  # seconds
+
+
+class ConsoleSession(BaseSession):
+    """Answers the bot's requests as Telegram would: by showing them."""
+
+    def __init__(self, screen: Screen, language: str) -> None:
+        super().__init__()
+        self._screen = screen
+        self._reader = User(id=READER_ID, is_bot=False, first_name="Reader", language_code=language)
+        self._bot = User(id=BOT_ID, is_bot=True, first_name="neuroPushkin", username="console")
+        # Ids grow from run to run: a story of an earlier run can still be waiting.
+        self._last_id = time.time_ns() // 1_000_000
+        self._updates: asyncio.Queue[Update] = asyncio.Queue()
+        self._messages: dict[int, Message] = {}
+        self._buttons: list[InlineKeyboardButton] = []
+        self._with_buttons: Message | None = None
+        self._story: Message | None = None  # the last message that can be replied to
+        self.fed = 0
+
+    def read(self, line: str) -> bool:
+        """Make an update of a line the reader wrote; False if the line was empty."""
+        line = line.strip()
+        if not line:
+            return False
+        self._screen.interrupt()
+        if line.isdecimal() and 1 <= int(line) <= len(self._buttons):
+            self._feed(callback_query=self._press(self._buttons[int(line) - 1]))
+        elif line.startswith(">"):
+            text = line[1:].strip() or "/story"
+            self._feed(message=self._message(self._reader, text, reply_to_message=self._story))
+        else:
+            self._feed(message=self._message(self._reader, line))
+        return True
+
+    def _feed(self, **event: Any) -> None:
+        self.fed += 1
+        self._updates.put_nowait(Update(update_id=self._next_id(), **event))
+
+    def _press(self, button: InlineKeyboardButton) -> CallbackQuery:
+        return CallbackQuery(
+            id=str(self._next_id()),
+            from_user=self._reader,
+            chat_instance="console",
+            message=self._with_buttons,
+            data=button.callback_data,
+        )
+
+    def _message(self, sender: User, text: str, **extra: Any) -> Message:
+        message = Message(
+            message_id=self._next_id(),
+            date=now(),
+            chat=CHAT,
+            from_user=sender,
+            text=text,
+            **extra,
+        )
+        self._messages[message.message_id] = message
+        return message
+
+    def _next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    async def make_request(
+        self,
+        bot: Bot,
+        method: TelegramMethod[TelegramType],
+        timeout: int | None = None,  # noqa: ARG002, ASYNC109 (aiogram's signature)
+    ) -> TelegramType:
+        """Do what a method asks for; unknown ones succeed and change nothing."""
+        result: Any = True
+        if isinstance(method, GetUpdates):
+            result = [await self._updates.get()]
+        elif isinstance(method, GetMe):
+            result = self._bot
+        elif isinstance(method, SendMessage):
+            result = self._sent(method)
+        elif isinstance(method, EditMessageText):
+            result = self._edited(method)
+        elif isinstance(method, EditMessageReplyMarkup):
+            self._offer(self._messages[method.message_id or 0], method.reply_markup)
+        elif isinstance(method, SendMessageDraft):
+            if self._screen.in_place:
+                self._screen.show("draft", f"\n{method.text or '…'}")
+        elif isinstance(method, AnswerCallbackQuery) and method.text:
+            self._screen.show(None, method.text)
+            self._screen.ask()
+        if isinstance(result, Message):
+            result = result.as_(bot)
+        return result  # type: ignore[no-any-return]  # decided by the method's class above
+
+    def _sent(self, method: SendMessage) -> Message:
+        markup = method.reply_markup
+        assert markup is None or isinstance(markup, InlineKeyboardMarkup), f"keyboard: {markup}"
+        message = self._message(self._bot, method.text)
+        self._screen.rename("draft", message.message_id)
+        self._show(message, markup)
+        if markup is None or "rate:" in markup.model_dump_json():
+            self._story = message if markup else self._story
+            self._screen.ask()
+        return message
+
+    def _edited(self, method: EditMessageText) -> Message:
+        message = self._messages[method.message_id or 0]
+        message = message.model_copy(update={"text": method.text})
+        self._messages[message.message_id] = message
+        if self._screen.in_place:
+            self._show(message, method.reply_markup)
+        return message
+
+    def _show(self, message: Message, markup: InlineKeyboardMarkup | None) -> None:
+        self._offer(message, markup)
+        choices = "   ".join(f"[{i}] {b.text}" for i, b in enumerate(self._buttons, 1))
+        self._screen.show(message.message_id, f"\n{message.text}\n{choices}".rstrip())
+
+    def _offer(self, message: Message, markup: InlineKeyboardMarkup | None) -> None:
+        """Remember what the numbers stand for: the newest message with buttons."""
+        rows = markup.inline_keyboard if markup else []
+        self._buttons = [button for row in rows for button in row]
+        self._with_buttons = message.model_copy(update={"reply_markup": markup})
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def stream_content(self, *_: Any, **__: Any) -> AsyncGenerator[bytes, None]:
+        """There are no files in a terminal."""
+        raise NotImplementedError
+        yield b""
+
+
+def welcome(screen: Screen, language: str) -> None:
+    """Say what this is and how to leave."""
+    screen.show(None, texts_for(language).console)
+    screen.ask()
+
+
+async def lines_of(descriptor: int) -> AsyncIterator[str]:
+    """Yield the lines of standard input without blocking the loop and without a thread."""
+    loop = asyncio.get_running_loop()
+    decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+    ready = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, ready.set)
+        waits = True
+    except PermissionError:  # a regular file is always ready
+        waits = False
+    rest = ""
+    try:
+        while True:
+            if waits:
+                await ready.wait()
+                ready.clear()
+            chunk = os.read(descriptor, 65536)
+            *lines, rest = (rest + decode(chunk, final=not chunk)).split("\n")
+            for line in lines:
+                yield line
+            if not chunk:
+                break
+    finally:
+        if waits:
+            loop.remove_reader(descriptor)
+    if rest:
+        yield rest
+
+
+async def converse(
+    session: ConsoleSession,
+    screen: Screen,
+    dispatcher: Dispatcher,
+    database: Database,
+    in_flight: InFlight,
+    descriptor: int,
+) -> None:
+    """Feed the reader's lines to the bot until they end, then let the last answers arrive."""
+
+    async def settled() -> None:
+        while in_flight.handled < session.fed or await _waiting(database):
+            await asyncio.sleep(POLL)
+
+    async for line in lines_of(descriptor):
+        if line.strip() == "/quit":
+            break
+        if not session.read(line):
+            screen.ask()
+        elif not os.isatty(descriptor):
+            await settled()
+    else:
+        await settled()
+    with contextlib.suppress(RuntimeError):  # a signal has stopped it already
+        await dispatcher.stop_polling()
+
+
+async def _waiting(database: Database) -> int:
+    async with database.read() as session:
+        return await queries.waiting_jobs(session, READER_ID)

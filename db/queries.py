@@ -1,0 +1,137 @@
+"""Every other question to the database: plain functions that take a session first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import selectinload
+
+from db.models import Generation, Job, ModelVersion, Rating, User, VersionStatus, now
+
+
+async def remember_user(session: AsyncSession, user_id: int, language: str) -> None:
+    """Add the user or note the language he now uses."""
+    insert = _insert(session)(User).values(id=user_id, language=language, created_at=now())
+    await session.execute(
+        insert.on_conflict_do_update(index_elements=[User.id], set_={"language": language})
+    )
+
+
+async def set_placeholder(session: AsyncSession, job_id: int, message_id: int) -> None:
+    """Note which message stands in for the answer until it is there."""
+    job = await session.get_one(Job, job_id)
+    job.placeholder_id = message_id
+
+
+async def undelivered(session: AsyncSession) -> Sequence[Job]:
+    """Return all jobs whose reader still waits, oldest first, with users and generations."""
+    jobs = await session.scalars(
+        select(Job)
+        .where(Job.delivered_at.is_(None))
+        .order_by(Job.id)
+        .options(selectinload(Job.user), selectinload(Job.generations))
+    )
+    return jobs.all()
+
+
+async def job_at(session: AsyncSession, chat_id: int, message_id: int) -> Job | None:
+    """Return the job whose delivered story stands in this message, with its generations."""
+    jobs = await session.scalars(
+        select(Job)
+        .where(Job.chat_id == chat_id, Job.message_id == message_id)
+        .options(selectinload(Job.generations))
+    )
+    return jobs.one_or_none()
+
+
+@dataclass(frozen=True)
+class Rated:
+    """The outcome of a vote: whose story it is, and whether the vote changed anything."""
+
+    owner_id: int
+    changed: bool
+
+
+async def rate(session: AsyncSession, generation_id: int, user_id: int, value: int) -> Rated | None:
+    """Store the owner's vote (1 or -1), replacing his earlier one.
+
+    Returns None if there is no such generation; a vote of anybody else changes nothing.
+    """
+    owner_id = await session.scalar(
+        select(Job.user_id).join(Generation).where(Generation.id == generation_id)
+    )
+    if owner_id is None:
+        return None
+    if owner_id != user_id:
+        return Rated(owner_id, changed=False)
+    before = await session.scalar(
+        select(Rating.value).where(Rating.generation_id == generation_id, Rating.user_id == user_id)
+    )
+    moment = now()
+    insert = _insert(session)(Rating).values(
+        generation_id=generation_id,
+        user_id=user_id,
+        value=value,
+        created_at=moment,
+        updated_at=moment,
+    )
+    await session.execute(
+        insert.on_conflict_do_update(
+            index_elements=[Rating.generation_id, Rating.user_id],
+            set_={"value": value, "updated_at": moment},
+        )
+    )
+    return Rated(owner_id, changed=before != value)
+
+
+async def register_model(
+    session: AsyncSession,
+    *,
+    name: str,
+    version: str,
+    prompt_tokens: int,
+    prompt_characters: int,
+    meta: Mapping[str, Any],
+) -> int:
+    """Note that a worker serves this version from now on and return the version's id."""
+    values = {
+        "prompt_tokens": prompt_tokens,
+        "prompt_characters": prompt_characters,
+        "meta": dict(meta),
+        "served_at": now(),
+    }
+    insert = _insert(session)(ModelVersion).values(
+        name=name, version=version, status=VersionStatus.ACTIVE, created_at=now(), **values
+    )
+    version_id: int | None = await session.scalar(
+        insert.on_conflict_do_update(
+            index_elements=[ModelVersion.name, ModelVersion.version], set_=values
+        ).returning(ModelVersion.id)
+    )
+    assert version_id is not None
+    return version_id
+
+
+async def speaking_model(session: AsyncSession) -> ModelVersion | None:
+    """Return the version that a worker last started with; None before the first worker."""
+    versions = await session.scalars(
+        select(ModelVersion).order_by(ModelVersion.served_at.desc(), ModelVersion.id).limit(1)
+    )
+    return versions.one_or_none()
+
+
+async def waiting_jobs(session: AsyncSession, user_id: int) -> int:
+    """Return how many of a user's jobs are not delivered yet."""
+    count = await session.scalar(
+        select(func.count()).where(Job.user_id == user_id, Job.delivered_at.is_(None))
+    )
+    return count or 0
+
+
+def _insert(session: AsyncSession) -> Any:
+    """Return the dialect's INSERT, the one with ON CONFLICT."""
+    name = session.get_bind().dialect.name
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[name]

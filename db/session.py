@@ -1,0 +1,91 @@
+"""The connection to the database: settings, SQLite's pragmas, transactions that read or write.
+
+database = connect(DatabaseSettings().database_url)
+async with database.write() as session: ...   # commits at the end, rolls back on an error
+async with database.read() as session: ...
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+BUSY_MILLISECONDS = 10_000  # how long SQLite waits for another writer
+_READ_ONLY = "neuropushkin_read_only"
+
+
+class DatabaseSettings(BaseSettings):
+    """What bot and worker must agree on."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+
+    database_url: str = Field(
+        "sqlite+aiosqlite:///data/neuropushkin.db",
+        description="SQLAlchemy URL: SQLite on one host, postgresql+asyncpg://… for several",
+    )
+
+
+class Database:
+    """An engine and its two kinds of transaction.
+
+    On SQLite a writer takes the write lock when it begins (BEGIN IMMEDIATE), so that it never
+    fails half-way; a reader takes none and never waits.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._reading = engine.execution_options(**{_READ_ONLY: True})
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """Open a transaction that writes nothing."""
+        async with AsyncSession(self._reading, expire_on_commit=False) as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """Open a transaction that is committed at the end of the block."""
+        async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+def connect(url: str) -> Database:
+    """Return the database at an SQLAlchemy URL; the folder of an SQLite file is made."""
+    address = make_url(url)
+    if address.get_backend_name() != "sqlite":
+        return Database(create_async_engine(address, pool_pre_ping=True))
+    if address.database and address.database != ":memory:":
+        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(address)
+    event.listen(engine.sync_engine, "connect", _set_pragmas)
+    event.listen(engine.sync_engine, "begin", _begin)
+    return Database(engine)
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    # The driver's own transactions start only before a statement that begins with INSERT,
+    # UPDATE, DELETE or REPLACE: a claim, which begins with WITH, would run outside of one.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout={BUSY_MILLISECONDS}",
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    reads = connection.get_execution_options().get(_READ_ONLY)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,248 @@
+"""The torch engine: transformers' continuous batching, on CUDA in bf16 or on the CPU in fp32.
+
+A thread of the library steps the whole batch; a new request joins at the next step, a finished
+or cancelled one leaves. Each request's draws depend on its own seed, not on its neighbours.
+
+Shapes: B requests in the batch, V tokens in the vocabulary.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.generation.continuous_batching import ContinuousBatchingManager
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessor,
+)
+from transformers.generation.continuous_batching.requests import (
+    FutureRequestState,
+    GenerationOutput,
+    RequestStatus,
+)
+
+from ml.engine import (
+    EngineError,
+    GenerationError,
+    ModelCard,
+    PromptTooLongError,
+    Request,
+    Sampling,
+    Stream,
+)
+
+STORY_TOKENS = 160  # room an opening must leave for its continuation
+_LATE_RESULTS = 5.0  # seconds in which a cancelled request's last step may still report
+_PAGE = 64  # tokens in a page of the key-value cache
+# Our own lines, to learn how many characters of Russian prose a token of this model is worth.
+_SAMPLE = (
+    "Вечер был тихий; дорога шла полем, и старый ямщик, помахивая кнутом, рассказывал проезжему "
+    "о том, как прошлою зимой занесло снегом почтовую тройку. — И что же, — спросил офицер, — "
+    "нашли их? — Нашли, барин, — отвечал он, — да только весною."
+)
+
+
+class SeededChoice(ContinuousBatchingLogitsProcessor):
+    """Draws the token here, from the request's own seed, and leaves only it to be sampled.
+
+    The Gumbel-max trick: argmax(scores + g) with g = -log(-log u) is a draw from softmax(scores).
+    u comes from a hash of (seed, place in the story, token), so the draw does not depend on what
+    else is in the batch, and the same lines run on every device.
+    """
+
+    supported_kwargs = {"seed": int}  # noqa: RUF012 (the base class annotates it)
+    ignored_kwargs: tuple[str, ...] = ()
+
+    def fill_defaults(self, int32_tensor: Tensor) -> None:
+        int32_tensor.zero_()
+
+    def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> Tensor:
+        keys = [
+            (future.state.logit_processor_kwargs.get("seed", 0) * 0x9E3779B1)
+            ^ (future.state.generated_len() * 0x85EBCA77)
+            for future in requests_with_new_token
+        ]
+        return torch.tensor([key & 0x7FFFFFFF for key in keys], dtype=torch.int32)
+
+    def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
+        """Return scores (B, V) that are -inf but for the drawn token."""
+        keys = tensor_arg[: scores.size(0), None].long()  # (B, 1)
+        tokens = torch.arange(scores.size(1), device=scores.device)[None]  # (1, V)
+        bits = _mix(_mix(keys) + tokens)  # (B, V), 31 bits each
+        uniform = (bits.double() + 0.5) / 2**31
+        drawn = (scores.double() - (-uniform.log()).log()).argmax(-1, keepdim=True)
+        return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Scramble integers to 31 bits (the finaliser of MurmurHash3, on 32 of int64's bits)."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> shift)) * factor & 0xFFFFFFFF
+    return (x ^ (x >> 16)) & 0x7FFFFFFF
+
+
+class TorchEngine:
+    """Any causal language model of transformers, from a folder or the hub."""
+
+    def __init__(self, model: str, *, device: str = "auto", slots: int = 8) -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._source, self._device, self._slots = model, device, slots
+        self._card: ModelCard | None = None
+        self._manager: ContinuousBatchingManager
+        self._tokenizer: PreTrainedTokenizerBase
+        self._context = 0
+        self._names = itertools.count()
+        self._streams: dict[str, Stream] = {}
+
+    @property
+    def card(self) -> ModelCard:
+        assert self._card is not None, "the engine has not been started"
+        return self._card
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._load)
+        self._manager.start()
+
+    def _load(self) -> None:
+        dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(self._source)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                self._source, dtype=dtype, attn_implementation="sdpa"
+            )
+            model.to(self._device)
+        except (OSError, ValueError) as error:
+            raise EngineError(f"cannot load the model {self._source!r}: {error}") from error
+        self._context = model.config.max_position_embeddings
+        self._card = self._describe(model)
+        self._manager = model.init_continuous_batching(
+            generation_config=self._defaults(), continuous_batching_config=self._batching()
+        )
+        processors = self._manager.logit_processor
+        processors.logits_processor.append(SeededChoice())
+        processors.tensors_required += 1
+        processors._retrieve_processors_kwargs()
+
+    def _defaults(self) -> GenerationConfig:
+        """Name every setting that a request may change: the library serves only those."""
+        sampling = Sampling()
+        end = self._tokenizer.eos_token_id
+        return GenerationConfig(
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+
+    def _batching(self) -> ContinuousBatchingConfig:
+        config = ContinuousBatchingConfig(
+            page_size=_PAGE,
+            max_requests_per_batch=self._slots,
+            per_request_processors=True,
+            # A draw is keyed by the tokens so far, which double buffering knows a step too late.
+            use_async_batching=False,
+        )
+        if self._device == "cpu":  # on CUDA the library sizes the cache by the free memory
+            pages = -(-self._context // _PAGE)
+            config.num_blocks = (self._slots + 2) * pages
+            config.max_batch_tokens = self._context
+        return config
+
+    def _describe(self, model: Any) -> ModelCard:
+        folder = Path(self._source)
+        meta: dict[str, Any] = {}
+        version = getattr(model.config, "_commit_hash", None) or "unknown"
+        if folder.is_dir():
+            digest = hashlib.sha256()
+            for file in sorted(folder.glob("*.safetensors")):
+                digest.update(file.read_bytes())
+            version = digest.hexdigest()[:12]
+            if (folder / "meta.json").is_file():
+                meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        prompt_tokens = self._context - min(STORY_TOKENS, self._context // 2)
+        worth = len(_SAMPLE) / len(self._encode(_SAMPLE))
+        return ModelCard(
+            name=meta.get("name", folder.name if folder.is_dir() else self._source),
+            version=version,
+            prompt_tokens=prompt_tokens,
+            # Rounded down, so that hardly any opening of this length is refused for its tokens.
+            prompt_characters=max(100, int(prompt_tokens * worth * 0.8) // 100 * 100),
+            meta=meta,
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    async def submit(self, request: Request) -> Stream:
+        if not self._manager.is_running():
+            raise EngineError("the generation thread has died")
+        own = len(self._encode(request.prompt))
+        if own > self.card.prompt_tokens:
+            raise PromptTooLongError(own, self.card.prompt_tokens)
+        ids = self._encode(" ".join(filter(None, (request.context, request.prompt))))
+        ids = ids[-self.card.prompt_tokens :] or [self._tokenizer.eos_token_id]
+        name = str(next(self._names))
+        stream = Stream(on_cancel=lambda: self._drop(name))
+        self._streams[name] = stream
+        self._manager.register_result_handler(name, self._reader(stream, name))
+        sampling = request.sampling
+        self._manager.add_request(
+            ids,
+            request_id=name,
+            max_new_tokens=min(sampling.max_tokens, self._context - len(ids)),
+            streaming=True,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=request.seed,
+        )
+        return stream
+
+    def _reader(self, stream: Stream, name: str) -> Any:
+        """Return the callback that turns the library's token lists into pieces of text."""
+        decoder = DecodeStream(skip_special_tokens=True)
+        backend = self._tokenizer.backend_tokenizer
+
+        def read(output: GenerationOutput) -> None:
+            for token in output.generated_tokens[stream.tokens :]:
+                stream.tokens += 1
+                if piece := decoder.step(backend, token):
+                    stream.push(piece)
+            if output.status == RequestStatus.FAILED:
+                stream.end("error", GenerationError(output.error or "unknown"))
+            elif output.is_finished():
+                ended = output.generated_tokens[-1:] == [self._tokenizer.eos_token_id]
+                stream.end("stop" if ended else "length")
+            if output.is_finished():
+                self._streams.pop(name, None)
+
+        return read
+
+    def _drop(self, name: str) -> None:
+        """Take a cancelled request out of the batch; no result of it is read any more."""
+        self._manager.cancel_request(name)
+        self._streams.pop(name, None)
+        # The library forgets a handler when its request finishes; a cancelled one never does.
+        handlers = self._manager.output_router.result_handlers
+        asyncio.get_running_loop().call_later(_LATE_RESULTS, handlers.pop, name, None)
+
+    async def close(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.cancel()
+        await asyncio.to_thread(self._manager.stop, hard_stop=True)

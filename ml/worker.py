@@ -1,0 +1,285 @@
+"""The worker: takes jobs from the queue, writes their stories together, streams them back.
+
+python -m ml.worker
+
+SIGTERM: takes no new job, finishes those under way, then ends. SIGINT: gives them back at once.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from db import jobs, queries
+from db.migrate import upgrade
+from db.models import Job, now
+from db.session import Database, DatabaseSettings, connect
+from ml.decoding import trim
+from ml.engine import (
+    EchoEngine,
+    Engine,
+    EngineError,
+    GenerationError,
+    PromptTooLongError,
+    Request,
+    Sampling,
+    Stream,
+)
+
+TICK = 0.25  # seconds between looks for new jobs
+BEAT = 0.75  # seconds between streams to the database: a cancel is noticed within one
+SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to store a story
+RESCUE_EVERY = 5.0  # seconds between looks for the jobs of silent workers
+
+log = logging.getLogger("worker")
+
+
+class WorkerSettings(BaseSettings):
+    """What the worker reads from the environment and ``.env``."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+
+    model: str = Field(
+        "ml/pretrained/pushkin-mini", description="local model folder or hub id that writes"
+    )
+    engine: Literal["torch", "echo"] = Field(
+        "torch", description="what runs the model: torch, or echo (no model, for trying the bot)"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    slots: int = Field(8, ge=1, description="stories written at the same time")
+    story_tokens: int = Field(320, ge=1, description="the longest story, in tokens")
+    worker_log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+
+@dataclass
+class Writing:
+    """A job under way: what has been written, by which settings."""
+
+    stream: Stream
+    request: Request
+    started_at: datetime
+    text: str = ""
+
+
+class Worker:
+    """Holds up to ``slots`` jobs, each a task that gathers its text; one loop beats for all."""
+
+    def __init__(
+        self, database: Database, engine: Engine, *, slots: int, sampling: Sampling | None = None
+    ) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._database, self._engine, self._slots = database, engine, slots
+        self._sampling = sampling or Sampling()
+        self._version_id = 0
+        self._writings: dict[jobs.Claim, Writing] = {}
+        self._tasks: dict[jobs.Claim, asyncio.Task[None]] = {}
+        self._stopping = False
+        self._dead: EngineError | None = None
+
+    async def run(self, *, until_empty: bool = False) -> None:
+        """Work until stopped, or until the queue is empty. Raises EngineError if it dies."""
+        card = self._engine.card
+        async with self._database.write() as session:
+            self._version_id = await queries.register_model(
+                session,
+                name=card.name,
+                version=card.version,
+                prompt_tokens=card.prompt_tokens,
+                prompt_characters=card.prompt_characters,
+                meta=card.meta,
+            )
+        log.info("%s serves %s %s", self.name, card.name, card.version)
+        loop = asyncio.get_running_loop()
+        next_beat = next_rescue = loop.time()
+        while not (self._stopping and not self._tasks):
+            if self._dead:
+                raise self._dead
+            taken = 0
+            try:
+                if loop.time() >= next_rescue:
+                    next_rescue = loop.time() + RESCUE_EVERY
+                    await self._rescue()
+                if not self._stopping:
+                    taken = await self._claim()
+                if loop.time() >= next_beat:
+                    next_beat = loop.time() + BEAT
+                    await self._beat()
+            except DBAPIError as error:  # a busy or restarting database: the leases outlast it
+                log.warning("the database does not answer: %s", error.orig)
+            if until_empty and not taken and not self._tasks:
+                return
+            await asyncio.sleep(TICK)
+
+    def drain(self) -> None:
+        """Take no new job; ``run`` returns when those under way are finished."""
+        self._stopping = True
+
+    async def give_back(self) -> None:
+        """Put the jobs under way back into the queue, as if never tried, and end."""
+        self._stopping = True
+        held = list(self._tasks)
+        for writing in self._writings.values():
+            writing.stream.cancel()
+        for task in self._tasks.values():
+            task.cancel()
+        async with self._database.write() as session:
+            for claim in held:
+                await jobs.release(session, claim)
+
+    async def _rescue(self) -> None:
+        async with self._database.write() as session:
+            if rescued := await jobs.rescue(session):
+                log.warning("took back %d jobs of a silent worker", rescued)
+
+    async def _claim(self) -> int:
+        """Start as many due jobs as there are free slots; return how many."""
+        free = self._slots - len(self._tasks)
+        if free <= 0:
+            return 0
+        async with self._database.write() as session:
+            claimed = await jobs.claim(session, self.name, free)
+        for job in claimed:
+            claim = jobs.Claim(job.id, self.name, job.attempts)
+            task = asyncio.create_task(self._write(claim, job))
+            self._tasks[claim] = task
+            task.add_done_callback(partial(self._free, claim))
+        return len(claimed)
+
+    def _free(self, claim: jobs.Claim, _task: object) -> None:
+        self._tasks.pop(claim, None)
+
+    async def _beat(self) -> None:
+        """Stream the texts so far; stop what was cancelled or lost."""
+        texts = {claim: writing.text for claim, writing in self._writings.items()}
+        if not texts:
+            return
+        async with self._database.write() as session:
+            alive = await jobs.stream(session, texts)
+        for claim in texts.keys() - alive:
+            if writing := self._writings.get(claim):
+                log.info("job %d was cancelled or lost", claim.job_id)
+                writing.stream.cancel()
+
+    async def _write(self, claim: jobs.Claim, job: Job) -> None:
+        """Write one job's story from its claim to its end."""
+        sampling = _merge(self._sampling, job.settings)
+        request = Request(job.prompt, job.context, sampling, seed=secrets.randbits(31))
+        started_at = now()
+        try:
+            writing = Writing(await self._engine.submit(request), request, started_at)
+            self._writings[claim] = writing
+            async for piece in writing.stream:
+                writing.text += piece
+            if writing.stream.finish_reason != "cancelled":
+                await self._finish(claim, writing)
+        except PromptTooLongError as error:
+            await self._fail(claim, str(error), retry=False)
+        except GenerationError as error:
+            log.error("job %d: %s", claim.job_id, error)
+            await self._fail(claim, str(error), retry=True)
+        except EngineError as error:
+            self._dead = error
+        finally:
+            self._writings.pop(claim, None)
+
+    async def _finish(self, claim: jobs.Claim, writing: Writing) -> None:
+        stream, request = writing.stream, writing.request
+        text = trim(writing.text) if stream.finish_reason == "length" else writing.text.rstrip()
+        if not text.strip():
+            await self._fail(claim, "the model wrote nothing", retry=True)
+            return
+        answer = jobs.Answer(
+            text=text,
+            model_version_id=self._version_id,
+            seed=request.seed,
+            settings=asdict(request.sampling),
+            tokens=stream.tokens,
+            finish_reason=stream.finish_reason or "stop",
+            started_at=writing.started_at,
+        )
+        held = await self._settle(lambda session: jobs.finish(session, claim, [answer]))
+        log.info("job %d: %s", claim.job_id, f"{stream.tokens} tokens" if held else "lost")
+
+    async def _fail(self, claim: jobs.Claim, error: str, *, retry: bool) -> None:
+        await self._settle(lambda session: jobs.fail(session, claim, error, retry=retry))
+
+    async def _settle(self, change: Callable[[AsyncSession], Awaitable[bool]]) -> bool:
+        """Commit a job's end; a database that is away for a while is asked again."""
+        for pause in SETTLE_PAUSES:
+            try:
+                async with self._database.write() as session:
+                    return await change(session)
+            except DBAPIError as error:
+                log.warning("the database does not answer: %s", error.orig)
+                await asyncio.sleep(pause)
+        return False  # the lease runs out meanwhile: another worker writes the story
+
+
+def _merge(sampling: Sampling, settings: Mapping[str, Any]) -> Sampling:
+    """Return the settings with a job's own in their place; unknown names are left out."""
+    known = {field.name for field in fields(Sampling)}
+    return replace(sampling, **{name: settings[name] for name in settings.keys() & known})
+
+
+def make_engine(settings: WorkerSettings) -> Engine:
+    """Return the engine that the settings name; torch is imported only for its own."""
+    if settings.engine == "echo":
+        return EchoEngine(delay=0.05)
+    from ml.engine_torch import TorchEngine
+
+    return TorchEngine(settings.model, device=settings.device, slots=settings.slots)
+
+
+async def serve(settings: WorkerSettings) -> None:
+    """Run a worker until a signal ends it."""
+    database = connect(DatabaseSettings().database_url)
+    engine = make_engine(settings)
+    try:
+        await upgrade(database)
+        await engine.start()
+        sampling = replace(Sampling(), max_tokens=settings.story_tokens)
+        worker = Worker(database, engine, slots=settings.slots, sampling=sampling)
+        loop = asyncio.get_running_loop()
+        hurry: set[asyncio.Task[None]] = set()
+        loop.add_signal_handler(signal.SIGTERM, worker.drain)
+        loop.add_signal_handler(
+            signal.SIGINT, lambda: hurry.add(asyncio.create_task(worker.give_back()))
+        )
+        try:
+            await worker.run()
+        finally:
+            await engine.close()
+        await asyncio.gather(*hurry)
+    finally:
+        await database.close()
+
+
+def main() -> None:
+    settings = WorkerSettings()
+    logging.basicConfig(
+        level=settings.worker_log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        asyncio.run(serve(settings))
+    except EngineError as error:
+        sys.exit(f"worker: {error}")
+    except KeyboardInterrupt:  # before the worker took over the signal
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Run the bot and a worker as two processes: python -m scripts.run
+
+Both end together: at Ctrl-C or the end of the input, and when either dies. The exit code is the
+bot's, or the worker's if that died first.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+PATIENCE = 15.0  # seconds a process has to end after it was asked to
+WORKER_LOG = Path("data/worker.log")  # in the terminal, the worker's words would tear the stories
+
+
+def main() -> int:
+    # In a terminal Ctrl-C reaches the whole foreground group, the bot too, which then leaves in
+    # order. The worker stands in a group of its own and is asked by name.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    terminal = not (os.environ.get("BOT_TOKEN") or dotenv_values(".env").get("BOT_TOKEN"))
+    WORKER_LOG.parent.mkdir(exist_ok=True)
+    with WORKER_LOG.open("ab") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "ml.worker"],
+            stdin=subprocess.DEVNULL,
+            stderr=log if terminal else None,
+            start_new_session=True,
+        )
+        bot = subprocess.Popen([sys.executable, "-m", "bot"])
+        signal.signal(signal.SIGTERM, lambda *_: bot.terminate())
+        while bot.poll() is None and worker.poll() is None:
+            time.sleep(0.1)
+        if worker.returncode is not None:
+            _end(bot, signal.SIGTERM)
+            print(f"run: the worker ended with code {worker.returncode}", file=sys.stderr)
+            if terminal:
+                print(f"run: its last words, from {WORKER_LOG}:", file=sys.stderr)
+                lines = WORKER_LOG.read_text("utf-8", "replace").splitlines()[-5:]
+                print("\n".join(lines), file=sys.stderr)
+            return worker.returncode or 1
+        _end(worker, signal.SIGINT)
+        return bot.returncode
+
+
+def _end(process: subprocess.Popen[bytes], ask: signal.Signals) -> None:
+    """Ask a process to end, and insist when it does not."""
+    process.send_signal(ask)
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
