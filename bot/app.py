@@ -1,33 +1,80 @@
-"""Puts the bot together: one dispatcher for Telegram and for the terminal."""
+"""Puts the bot together: one dispatcher, whether Telegram or a terminal stands behind it."""
+
+import asyncio
+import logging
 
 from aiogram import Bot, Dispatcher
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.session.base import BaseSession
+from aiogram.client.telegram import PRODUCTION, TelegramAPIServer
+from aiogram.exceptions import TelegramNetworkError, TelegramServerError
 from aiogram.types import BotCommand
 
 from bot.config import BotSettings
 from bot.delivery import Delivery
 from bot.handlers import buttons, fallback, start, story
-from bot.middlewares import InFlight, Language
+from bot.middlewares import InFlight, Language, RetryAfter
 from bot.texts import EN, RU, Texts
 from db.session import Database
 
+DRAIN = 10.0  # seconds that updates under way have to finish at a shutdown
+LONGEST_PAUSE = 30.0  # seconds between tries to reach Telegram at the start
+NO_TOKEN = "1:none"  # a session other than Telegram's asks for none
 
-def make_dispatcher(
-    settings: BotSettings, database: Database, delivery: Delivery, in_flight: InFlight
-) -> Dispatcher:
-    """Return the dispatcher with everything its handlers ask for by name."""
-    dispatcher = Dispatcher(database=database, delivery=delivery)
-    dispatcher.update.outer_middleware(in_flight)
-    dispatcher.update.outer_middleware(Language())
-    dispatcher.include_routers(
-        start.router(), story.router(), buttons.router(), fallback.router(settings.admin_ids)
-    )
-    return dispatcher
+log = logging.getLogger("bot")
 
 
-async def announce_commands(bot: Bot) -> None:
-    """Fill Telegram's command menu: English for everybody, Russian for Russian readers."""
-    await bot.set_my_commands(_commands(EN))
-    await bot.set_my_commands(_commands(RU), language_code=RU.language)
+class App:
+    """The bot with its parts; ``session`` is Telegram's unless another one is given."""
+
+    def __init__(
+        self, settings: BotSettings, database: Database, session: BaseSession | None = None
+    ) -> None:
+        if session is None:
+            url = settings.telegram_api_url
+            session = AiohttpSession(api=TelegramAPIServer.from_base(url) if url else PRODUCTION)
+        session.middleware(RetryAfter())
+        self.database = database
+        self.bot = Bot(settings.bot_token or NO_TOKEN, session=session)
+        self.in_flight = InFlight()
+        self.delivery = Delivery(self.bot, database)
+        self.dispatcher = Dispatcher(database=database, delivery=self.delivery)
+        self.dispatcher.update.outer_middleware(self.in_flight)
+        self.dispatcher.update.outer_middleware(Language())
+        self.dispatcher.include_routers(
+            start.router(), story.router(), buttons.router(), fallback.router(settings.admin_ids)
+        )
+        self.dispatcher.shutdown.register(self._drain)
+
+    async def run(self, *, handle_signals: bool = True) -> None:
+        """Serve until a signal comes or ``dispatcher.stop_polling`` is called."""
+        await self._announce()
+        delivery = asyncio.create_task(self.delivery.run())
+        try:
+            await self.dispatcher.start_polling(self.bot, handle_signals=handle_signals)
+        finally:
+            await self.delivery.stop()
+            await delivery
+
+    async def _announce(self) -> None:
+        """Fill the command menu; a Telegram that is out of reach is asked until it answers."""
+        pause = 1.0
+        while True:
+            try:
+                await self.bot.set_my_commands(_commands(EN))
+                await self.bot.set_my_commands(_commands(RU), language_code=RU.language)
+                await self.bot.me()
+            except (TelegramNetworkError, TelegramServerError) as error:
+                log.warning("Telegram does not answer, next try in %.0f s: %s", pause, error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                return
+
+    async def _drain(self) -> None:
+        """Let the updates and deliveries under way finish: aiogram waits for neither."""
+        await self.in_flight.drain(DRAIN)
+        await self.delivery.stop()
 
 
 def _commands(texts: Texts) -> list[BotCommand]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from aiogram import Bot, Dispatcher
+from aiogram import Bot
 from aiogram.client.session.base import BaseSession
 from aiogram.methods import (
     AnswerCallbackQuery,
@@ -36,7 +36,7 @@ from aiogram.types import (
     User,
 )
 
-from bot.middlewares import InFlight
+from bot.app import App
 from bot.screen import Screen
 from bot.texts import texts_for
 from db import queries
@@ -66,10 +66,16 @@ class ConsoleSession(BaseSession):
         self._story: Message | None = None  # the last message that can be replied to
         self.fed = 0
 
+    def welcome(self) -> None:
+        """Say what this is and how to leave."""
+        self._screen.show(None, texts_for(self._reader.language_code).console)
+        self._screen.ask()
+
     def read(self, line: str) -> bool:
         """Make an update of a line the reader wrote; False if the line was empty."""
         line = line.strip()
         if not line:
+            self._screen.ask()
             return False
         self._screen.interrupt()
         if line.isdecimal() and 1 <= int(line) <= len(self._buttons):
@@ -177,12 +183,6 @@ class ConsoleSession(BaseSession):
         yield b""
 
 
-def welcome(screen: Screen, language: str) -> None:
-    """Say what this is and how to leave."""
-    screen.show(None, texts_for(language).console)
-    screen.ask()
-
-
 async def lines_of(descriptor: int) -> AsyncIterator[str]:
     """Yield the lines of standard input without blocking the loop and without a thread."""
     loop = asyncio.get_running_loop()
@@ -212,31 +212,23 @@ async def lines_of(descriptor: int) -> AsyncIterator[str]:
         yield rest
 
 
-async def converse(
-    session: ConsoleSession,
-    screen: Screen,
-    dispatcher: Dispatcher,
-    database: Database,
-    in_flight: InFlight,
-    descriptor: int,
-) -> None:
+async def converse(session: ConsoleSession, app: App, descriptor: int) -> None:
     """Feed the reader's lines to the bot until they end, then let the last answers arrive."""
 
     async def settled() -> None:
-        while in_flight.handled < session.fed or await _waiting(database):
+        while app.in_flight.handled < session.fed or await _waiting(app.database):
             await asyncio.sleep(POLL)
 
+    session.welcome()
     async for line in lines_of(descriptor):
         if line.strip() == "/quit":
             break
-        if not session.read(line):
-            screen.ask()
-        elif not os.isatty(descriptor):
+        if session.read(line) and not os.isatty(descriptor):
             await settled()
     else:
         await settled()
     with contextlib.suppress(RuntimeError):  # a signal has stopped it already
-        await dispatcher.stop_polling()
+        await app.dispatcher.stop_polling()
 
 
 async def _waiting(database: Database) -> int:

@@ -34,7 +34,7 @@ DRAFT_EVERY = 0.9  # seconds between drafts of one story
 DRAFT_REFRESH = 20.0  # an unchanged draft would vanish after 30 seconds
 EDIT_EVERY = 1.2  # about a message a second in a private chat
 GROUP_EDIT_EVERY = 3.2  # 20 messages a minute in a group
-TROUBLE_PAUSE = 2.0  # seconds before a failed step is tried again, doubled each time
+TROUBLE_PAUSE = 0.5  # seconds before a failed step is tried again, doubled each time
 TROUBLE_TRIES = 8  # an answer that Telegram refuses for so long is given up
 
 log = logging.getLogger("delivery")

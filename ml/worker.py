@@ -237,7 +237,7 @@ def _merge(sampling: Sampling, settings: Mapping[str, Any]) -> Sampling:
 def make_engine(settings: WorkerSettings) -> Engine:
     """Return the engine that the settings name; torch is imported only for its own."""
     if settings.engine == "echo":
-        return EchoEngine(delay=0.05)
+        return EchoEngine(delay=0.05, words=settings.story_tokens // 8)
     from ml.engine_torch import TorchEngine
 
     return TorchEngine(settings.model, device=settings.device, slots=settings.slots)

@@ -15,8 +15,8 @@ SMALL = 100_000_000  # parameters; below it a model keeps the style and loses th
 def router() -> Router:
     """Return the router of the two commands."""
     router = Router(name="start")
-    router.message.register(start, CommandStart())
-    router.message.register(show_help, Command("help"))
+    router.message.register(start, CommandStart(ignore_case=True))
+    router.message.register(show_help, Command("help", ignore_case=True))
     return router
 
 

@@ -19,7 +19,7 @@ def router() -> Router:
     """Return the router of everything that asks for a story."""
     router = Router(name="story")
     router.message.filter(F.from_user.as_("reader"))
-    router.message.register(command, Command("story"))
+    router.message.register(command, Command("story", ignore_case=True))
     plain = F.text & ~F.text.startswith("/")
     router.message.register(opening, plain, F.chat.type == ChatType.PRIVATE)
     router.message.register(reply, plain, F.reply_to_message.from_user.is_bot)

@@ -1,0 +1,323 @@
+"""The queries answer what they promise, on both databases."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError, NoResultFound
+
+from db import jobs, queries
+from db.models import Generation, JobStatus, ModelVersion, Rating, User, VersionStatus
+from db.queries import Rated
+from db.session import Database
+from tests.db_helpers import (
+    GROUP,
+    OWNER,
+    SOON,
+    STRANGER,
+    Clock,
+    add_job,
+    add_jobs,
+    add_model,
+    add_story,
+    add_user,
+    an_answer,
+    columns,
+    job_in,
+    read_job,
+)
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of jobs and queries, which the test moves."""
+    clock = Clock()
+    monkeypatch.setattr("db.jobs.now", clock)
+    monkeypatch.setattr("db.queries.now", clock)
+    return clock
+
+
+async def rows_of(database: Database, table: type[Any]) -> list[dict[str, Any]]:
+    async with database.read() as session:
+        return [columns(row) for row in await session.scalars(select(table).order_by(table.id))]
+
+
+async def deliver(database: Database, job_id: int, message_id: int | None) -> None:
+    async with database.write() as session:
+        assert await jobs.mark_delivered(session, job_id, message_id)
+
+
+# Users
+
+
+async def test_user_is_remembered_once_with_his_last_language(
+    database: Database, clock: Clock
+) -> None:
+    born = clock.moment
+    await add_user(database, STRANGER, "ru")
+    await add_user(database, OWNER, "ru")
+    clock.move(MINUTE)
+    await add_user(database, OWNER, "en")
+    assert await rows_of(database, User) == [
+        {"id": OWNER, "language": "en", "created_at": born},
+        {"id": STRANGER, "language": "ru", "created_at": born},
+    ]
+
+
+async def test_user_who_writes_twice_at_once_is_remembered_once(database: Database) -> None:
+    async with asyncio.TaskGroup() as group, database.write() as session:
+        await queries.remember_user(session, OWNER, "ru")
+        second = group.create_task(add_user(database, OWNER, "en"))
+        await asyncio.wait({second}, timeout=SOON)
+    assert [row["language"] for row in await rows_of(database, User)] == ["en"]
+
+
+# Delivery
+
+
+async def test_placeholder_is_noted(database: Database) -> None:
+    job_id = await add_job(database)
+    async with database.write() as session:
+        await queries.set_placeholder(session, job_id, 2**40)
+    assert (await read_job(database, job_id)).placeholder_id == 2**40
+
+
+async def test_placeholder_of_no_job_is_an_error(database: Database) -> None:
+    with pytest.raises(NoResultFound):
+        async with database.write() as session:
+            await queries.set_placeholder(session, 404, 1)
+
+
+async def test_undelivered_are_all_whose_reader_waits_oldest_first(database: Database) -> None:
+    statuses = [JobStatus.CANCELLED, JobStatus.DONE, JobStatus.FAILED, JobStatus.RUNNING]
+    waiting = [(await job_in(database, status)).job_id for status in statuses]
+    delivered = (await job_in(database, JobStatus.DONE)).job_id
+    await deliver(database, delivered, 5)
+    waiting.append(await add_job(database))
+    async with database.read() as session:
+        assert [job.id for job in await queries.undelivered(session)] == waiting
+
+
+async def test_undelivered_can_be_used_after_their_session(database: Database) -> None:
+    await add_story(database, user_id=STRANGER, texts=("первый", "второй", "третий"))
+    await add_story(database, user_id=OWNER)
+    async with database.read() as session:
+        first, second = await queries.undelivered(session)
+    assert (first.user.id, first.user.language) == (STRANGER, "ru")
+    assert [answer.text for answer in first.generations] == ["первый", "второй", "третий"]
+    assert second.user.id == OWNER
+    assert [answer.variant for answer in second.generations] == [0]
+
+
+async def test_generations_come_in_the_order_of_their_variants(database: Database) -> None:
+    job_id, _ = await add_story(database, texts=())
+    model = await add_model(database)
+    for variant in (2, 0, 1):
+        async with database.write() as session:
+            values = vars(an_answer(model)) | {"variant": variant, "job_id": job_id}
+            session.add(Generation(**values, finished_at=values["started_at"]))
+    async with database.read() as session:
+        (job,) = await queries.undelivered(session)
+    assert [answer.variant for answer in job.generations] == [0, 1, 2]
+
+
+async def test_job_is_found_at_the_message_of_its_story(database: Database) -> None:
+    job_id, _ = await add_story(database, texts=("первый", "второй"))
+    other_id, _ = await add_story(database)
+    await deliver(database, job_id, 77)
+    await deliver(database, other_id, 78)
+    async with database.read() as session:
+        job = await queries.job_at(session, OWNER, 77)
+        assert await queries.job_at(session, OWNER, 79) is None
+        assert await queries.job_at(session, GROUP, 77) is None
+    assert job is not None
+    assert job.id == job_id
+    assert [answer.text for answer in job.generations] == ["первый", "второй"]
+
+
+async def test_same_message_number_in_another_chat_is_another_story(database: Database) -> None:
+    mine = await job_in(database, JobStatus.DONE)
+    ours = await add_job(database, chat_id=GROUP)
+    async with database.write() as session:
+        await jobs.cancel(session, ours, OWNER)
+    await deliver(database, mine.job_id, 77)
+    await deliver(database, ours, 77)
+    async with database.read() as session:
+        here = await queries.job_at(session, OWNER, 77)
+        there = await queries.job_at(session, GROUP, 77)
+    assert here is not None
+    assert there is not None
+    assert (here.id, there.id) == (mine.job_id, ours)
+
+
+async def test_waiting_jobs_are_the_users_own_not_yet_delivered(database: Database) -> None:
+    await add_user(database)
+    delivered = (await job_in(database, JobStatus.DONE)).job_id
+    await deliver(database, delivered, None)
+    for status in (JobStatus.DONE, JobStatus.CANCELLED, JobStatus.RUNNING):
+        await job_in(database, status)
+    await add_jobs(database, 2)
+    await add_job(database, user_id=STRANGER)
+    async with database.read() as session:
+        assert await queries.waiting_jobs(session, OWNER) == 5
+        assert await queries.waiting_jobs(session, STRANGER) == 1
+        assert await queries.waiting_jobs(session, 404) == 0
+
+
+# Ratings
+
+
+async def vote(
+    database: Database, generation_id: int, value: int, user_id: int = OWNER
+) -> Rated | None:
+    async with database.write() as session:
+        return await queries.rate(session, generation_id, user_id, value)
+
+
+async def test_first_vote_is_stored(database: Database, clock: Clock) -> None:
+    _, (first, second) = await add_story(database, texts=("а", "б"))
+    assert await vote(database, second, -1) == Rated(OWNER, changed=True)
+    (row,) = await rows_of(database, Rating)
+    assert row == {
+        "id": row["id"],
+        "generation_id": second,
+        "user_id": OWNER,
+        "value": -1,
+        "created_at": clock.moment,
+        "updated_at": clock.moment,
+    }
+    assert await vote(database, first, 1) == Rated(OWNER, changed=True)
+    assert {row["generation_id"]: row["value"] for row in await rows_of(database, Rating)} == {
+        first: 1,
+        second: -1,
+    }
+
+
+async def test_changed_vote_takes_the_place_of_the_first(database: Database, clock: Clock) -> None:
+    _, (generation_id,) = await add_story(database)
+    await vote(database, generation_id, 1)
+    (before,) = await rows_of(database, Rating)
+    clock.move(MINUTE)
+    assert await vote(database, generation_id, -1) == Rated(OWNER, changed=True)
+    assert await rows_of(database, Rating) == [before | {"value": -1, "updated_at": clock.moment}]
+    assert await vote(database, generation_id, 1) == Rated(OWNER, changed=True)
+
+
+async def test_same_vote_again_changes_nothing(database: Database) -> None:
+    _, (generation_id,) = await add_story(database)
+    await vote(database, generation_id, 1)
+    assert await vote(database, generation_id, 1) == Rated(OWNER, changed=False)
+    assert [row["value"] for row in await rows_of(database, Rating)] == [1]
+
+
+async def test_vote_of_another_reader_is_not_stored(database: Database) -> None:
+    _, (generation_id,) = await add_story(database)
+    await add_user(database, STRANGER)
+    assert await vote(database, generation_id, 1, STRANGER) == Rated(OWNER, changed=False)
+    assert await rows_of(database, Rating) == []
+    await vote(database, generation_id, 1)
+    assert await vote(database, generation_id, -1, STRANGER) == Rated(OWNER, changed=False)
+    assert [row["value"] for row in await rows_of(database, Rating)] == [1]
+
+
+async def test_vote_on_no_story_is_none(database: Database) -> None:
+    await add_user(database)
+    assert await vote(database, 404, 1) is None
+    assert await rows_of(database, Rating) == []
+
+
+@pytest.mark.parametrize("value", [0, 2, -2])
+async def test_vote_that_is_neither_for_nor_against_is_refused(
+    database: Database, value: int
+) -> None:
+    _, (generation_id,) = await add_story(database)
+    with pytest.raises(IntegrityError):
+        await vote(database, generation_id, value)
+
+
+async def test_two_votes_of_a_reader_at_once_leave_one_row(database: Database) -> None:
+    _, (generation_id,) = await add_story(database)
+    async with asyncio.TaskGroup() as group, database.write() as session:
+        await queries.rate(session, generation_id, OWNER, 1)
+        second = group.create_task(vote(database, generation_id, -1))
+        await asyncio.wait({second}, timeout=SOON)
+    assert second.result() == Rated(OWNER, changed=True)
+    assert [row["value"] for row in await rows_of(database, Rating)] == [-1]
+
+
+async def test_many_votes_of_a_reader_at_once_leave_one_row(database: Database) -> None:
+    _, (generation_id,) = await add_story(database)
+    await asyncio.gather(*(vote(database, generation_id, value) for value in (1, -1, 1, -1)))
+    assert len(await rows_of(database, Rating)) == 1
+
+
+# Models
+
+
+async def register(
+    database: Database, version: str, meta: Mapping[str, Any] | None = None, **changes: Any
+) -> int:
+    values: dict[str, Any] = {"name": "pushkin", "prompt_tokens": 8, "prompt_characters": 30}
+    values |= changes
+    async with database.write() as session:
+        return await queries.register_model(session, version=version, meta=meta or {}, **values)
+
+
+async def speaker(database: Database) -> ModelVersion | None:
+    async with database.read() as session:
+        return await queries.speaking_model(session)
+
+
+async def test_model_that_starts_again_is_the_same_row_with_what_is_new(
+    database: Database, clock: Clock
+) -> None:
+    first_start = clock.moment
+    version_id = await register(database, "1", {"слои": [2, {"ширина": 8}]})
+    other_id = await register(database, "2")
+    clock.move(MINUTE)
+    again = await register(
+        database, "1", {"потери": 1.5, "нет": None}, prompt_tokens=16, prompt_characters=60
+    )
+    assert again == version_id != other_id
+    first, second = await rows_of(database, ModelVersion)
+    assert first == {
+        "id": version_id,
+        "name": "pushkin",
+        "version": "1",
+        "status": VersionStatus.ACTIVE,
+        "prompt_tokens": 16,
+        "prompt_characters": 60,
+        "meta": {"потери": 1.5, "нет": None},
+        "created_at": first_start,
+        "served_at": clock.moment,
+    }
+    assert second["served_at"] == first_start
+
+
+async def test_versions_of_two_names_are_two_models(database: Database) -> None:
+    assert await register(database, "1") != await register(database, "1", name="gogol")
+
+
+async def test_two_workers_that_start_at_once_register_one_model(database: Database) -> None:
+    ids = await asyncio.gather(*(register(database, "1") for _ in range(4)))
+    async with database.read() as session:
+        assert await session.scalar(select(func.count()).select_from(ModelVersion)) == 1
+    assert len(set(ids)) == 1
+
+
+async def test_before_the_first_worker_no_model_speaks(database: Database) -> None:
+    assert await speaker(database) is None
+
+
+async def test_model_that_was_started_last_speaks(database: Database, clock: Clock) -> None:
+    for version, expected in [("1", "1"), ("2", "2"), ("1", "1")]:
+        clock.move(MINUTE)
+        await register(database, version)
+        model = await speaker(database)
+        assert model is not None
+        assert model.version == expected
