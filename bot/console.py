@@ -187,19 +187,23 @@ async def lines_of(descriptor: int) -> AsyncIterator[str]:
     """Yield the lines of standard input without blocking the loop and without a thread."""
     loop = asyncio.get_running_loop()
     decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-    ready = asyncio.Event()
+    chunks: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def take() -> None:
+        # Here and nowhere else: a read that the loop has not called for would block it.
+        chunks.put_nowait(os.read(descriptor, 65536))
+
     try:
-        loop.add_reader(descriptor, ready.set)
+        loop.add_reader(descriptor, take)
         waits = True
     except PermissionError:  # a regular file is always ready
         waits = False
     rest = ""
     try:
         while True:
-            if waits:
-                await ready.wait()
-                ready.clear()
-            chunk = os.read(descriptor, 65536)
+            if not waits:
+                take()
+            chunk = await chunks.get()
             *lines, rest = (rest + decode(chunk, final=not chunk)).split("\n")
             for line in lines:
                 yield line

@@ -117,3 +117,21 @@ async def test_lines_come_from_a_pipe_as_they_are_written() -> None:
     os.close(writing)
     assert [line async for line in lines] == ["три"]
     os.close(reading)
+
+
+async def test_waiting_for_a_line_never_blocks_the_loop() -> None:
+    """Once a spurious wake-up led to a read without data, and every answer came a line late."""
+    reading, writing = os.pipe()
+    lines = lines_of(reading)
+    for number in range(20):
+        os.write(writing, f"{number}\n".encode())
+        assert await anext(lines) == str(number)
+        waiting = asyncio.ensure_future(anext(lines))
+        async with asyncio.timeout(5):
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert not waiting.done()
+        os.write(writing, b"more\n")
+        assert await waiting == "more"
+    os.close(writing)
+    os.close(reading)

@@ -180,7 +180,7 @@ async def vote(
 
 
 async def test_first_vote_is_stored(database: Database, clock: Clock) -> None:
-    _, (first, second) = await add_story(database, texts=("а", "б"))
+    _, (_, second) = await add_story(database, texts=("а", "б"))
     assert await vote(database, second, -1) == Rated(OWNER, changed=True)
     (row,) = await rows_of(database, Rating)
     assert row == {
@@ -191,11 +191,15 @@ async def test_first_vote_is_stored(database: Database, clock: Clock) -> None:
         "created_at": clock.moment,
         "updated_at": clock.moment,
     }
+
+
+async def test_variants_of_one_story_are_voted_on_apart(database: Database) -> None:
+    _, (first, second) = await add_story(database, texts=("а", "б"))
+    assert await vote(database, second, 1) == Rated(OWNER, changed=True)
     assert await vote(database, first, 1) == Rated(OWNER, changed=True)
-    assert {row["generation_id"]: row["value"] for row in await rows_of(database, Rating)} == {
-        first: 1,
-        second: -1,
-    }
+    assert await vote(database, second, -1) == Rated(OWNER, changed=True)
+    votes = {row["generation_id"]: row["value"] for row in await rows_of(database, Rating)}
+    assert votes == {first: 1, second: -1}
 
 
 async def test_changed_vote_takes_the_place_of_the_first(database: Database, clock: Clock) -> None:
