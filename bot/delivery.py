@@ -35,6 +35,7 @@ DRAFT_REFRESH = 20.0  # an unchanged draft would vanish after 30 seconds
 EDIT_EVERY = 1.2  # about a message a second in a private chat
 GROUP_EDIT_EVERY = 3.2  # 20 messages a minute in a group
 TROUBLE_PAUSE = 0.5  # seconds before a failed step is tried again, doubled each time
+BUG_PAUSE = 30.0  # seconds
 TROUBLE_TRIES = 8  # an answer that Telegram refuses for so long is given up
 
 log = logging.getLogger("delivery")
@@ -49,7 +50,7 @@ class Shown:
     placeholder: str | None = None
     draft_works: bool = True
     drafted_at: float = 0.0  # monotonic
-    not_before: float = 0.0  # monotonic time of the next step
+    not_before: float = 0.0  # monotonic time of the next try after a trouble
     troubles: int = 0
 
 
@@ -61,6 +62,7 @@ class Delivery:
     database: Database
     _shown: dict[int, Shown] = field(default_factory=dict)
     _busy: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    _turns: dict[int, float] = field(default_factory=dict)  # chat -> monotonic time of the next
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
 
@@ -102,9 +104,25 @@ class Delivery:
             task.add_done_callback(partial(self._free, job.id))
         for job_id in self._shown.keys() - {job.id for job in waiting} - self._busy.keys():
             del self._shown[job_id]
+        for chat_id in self._turns.keys() - {job.chat_id for job in waiting}:
+            del self._turns[chat_id]
 
-    def _free(self, job_id: int, _task: object) -> None:
+    def _turn(self, job: Job, *, draft: bool = False) -> bool:
+        """Take the chat's turn for a passing change, if it has come; the oldest job comes first.
+
+        Placeholders and final messages do not wait for a turn, only for ``retry_after``.
+        """
+        if time.monotonic() < self._turns.get(job.chat_id, 0.0):
+            return False
+        pause = DRAFT_EVERY if draft else EDIT_EVERY if job.private else GROUP_EDIT_EVERY
+        self._turns[job.chat_id] = time.monotonic() + pause
+        return True
+
+    def _free(self, job_id: int, task: asyncio.Task[None]) -> None:
         self._busy.pop(job_id, None)
+        if not task.cancelled() and (error := task.exception()):  # a bug of ours: not so fast
+            log.error("job %d", job_id, exc_info=error)
+            self._shown[job_id].not_before = time.monotonic() + BUG_PAUSE
 
     async def _step(self, job: Job, shown: Shown, place: int | None) -> None:
         """Show one job's present state; a refusal of Telegram is survived."""
@@ -137,6 +155,8 @@ class Delivery:
         """Tell the reader his place in the queue, at Fibonacci numbers only."""
         if shown.placeholder is not None and (place == shown.place or not _is_fibonacci(place)):
             return
+        if shown.placeholder is not None and not self._turn(job):
+            return
         shown.place = place
         text = texts.queued_next if place == 1 else texts.queued.format(place=place)
         await self._hold(job, shown, texts, text)
@@ -149,6 +169,8 @@ class Delivery:
         stale = drafting and time.monotonic() - shown.drafted_at > DRAFT_REFRESH
         if not job.partial.strip() or (job.partial == shown.text and not stale):
             return
+        if not self._turn(job, draft=drafting):
+            return
         part = story_parts(job.prompt, job.partial)[-1]
         if drafting and not await self._draft(job, part):
             shown.draft_works = drafting = False
@@ -156,9 +178,7 @@ class Delivery:
             await self._edit(job, part, keyboards.stop(job.id, texts))
             shown.placeholder = part.text
         shown.text = job.partial
-        pause = DRAFT_EVERY if drafting else EDIT_EVERY if job.private else GROUP_EDIT_EVERY
         shown.drafted_at = time.monotonic()
-        shown.not_before = shown.drafted_at + pause
 
     async def _hold(self, job: Job, shown: Shown, texts: Texts, text: str) -> None:
         """Send the placeholder, or change its words."""

@@ -20,6 +20,7 @@ from sqlalchemy import CursorResult, case, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.models import Generation, Job, JobStatus, now
+from db.session import insert
 
 MAX_ATTEMPTS = 3
 LEASE = timedelta(seconds=30)  # a worker that is silent for so long has lost its jobs
@@ -66,27 +67,25 @@ async def enqueue(
     Telegram repeats an update that a killed bot had not confirmed: the same request message
     gives the same job.
     """
-    known = await session.scalar(
+    moment = now()
+    values = {
+        "user_id": user_id,
+        "chat_id": chat_id,
+        "private": private,
+        "request_message_id": request_message_id,
+        "prompt": prompt,
+        "context": context,
+        "settings": dict(settings or {}),
+        "status": JobStatus.QUEUED,
+        "available_at": moment,
+        "created_at": moment,
+    }
+    # A bot that is still leaving may hold the same update: the second waits and adds nothing.
+    await session.execute(insert(session, Job).values(values).on_conflict_do_nothing())
+    jobs = await session.scalars(
         select(Job).where(Job.chat_id == chat_id, Job.request_message_id == request_message_id)
     )
-    if known is not None:
-        return known
-    moment = now()
-    job = Job(
-        user_id=user_id,
-        chat_id=chat_id,
-        private=private,
-        request_message_id=request_message_id,
-        prompt=prompt,
-        context=context,
-        settings=dict(settings or {}),
-        status=JobStatus.QUEUED,
-        available_at=moment,
-        created_at=moment,
-    )
-    session.add(job)
-    await session.flush()
-    return job
+    return jobs.one()
 
 
 async def position(session: AsyncSession, job_id: int) -> int | None:
@@ -140,16 +139,22 @@ async def stream(session: AsyncSession, texts: Mapping[Claim, str]) -> set[Claim
     if not texts:
         return set()
     held = [(claim.job_id, claim.worker, claim.attempt) for claim in texts]
-    partial = case({claim.job_id: text for claim, text in texts.items()}, value=Job.id)
-    alive = await session.execute(
+    # By attempt too: a worker may have taken back a job that it is still writing.
+    partial = case(
+        *(
+            ((Job.id == claim.job_id) & (Job.attempts == claim.attempt), text)
+            for claim, text in texts.items()
+        )
+    )
+    rows = await session.execute(
         update(Job)
         .where(tuple_(Job.id, Job.worker, Job.attempts).in_(held), Job.status == JobStatus.RUNNING)
         .values(partial=partial, lease_until=now() + LEASE)
-        .returning(Job.id)
+        .returning(Job.id, Job.worker, Job.attempts)
         .execution_options(synchronize_session=False)
     )
-    ids = set(alive.scalars())
-    return {claim for claim in texts if claim.job_id in ids}
+    alive = {(job_id, worker, attempt) for job_id, worker, attempt in rows}
+    return {claim for claim in texts if (claim.job_id, claim.worker, claim.attempt) in alive}
 
 
 async def finish(session: AsyncSession, claim: Claim, answers: Sequence[Answer]) -> bool:

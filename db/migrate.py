@@ -7,10 +7,13 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.session import Database
 
+# Any number that no other program takes as an advisory lock in the same database.
+LOCK = 17990606
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,6 +35,24 @@ def downgrade_on(connection: Connection, revision: str) -> None:
 
 
 async def upgrade(database: Database) -> None:
-    """Upgrade to the newest revision; processes that start together wait for each other."""
-    async with database.engine.begin() as connection:
-        await connection.run_sync(upgrade_on)
+    """Upgrade to the newest revision; those that start together wait for each other."""
+    async with database.engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            # SQLite alters a table by dropping its old copy, which by CASCADE deletes the rows
+            # that hang on it. The pragma does nothing inside a transaction.
+            await _foreign_keys(connection, "OFF")
+        try:
+            async with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    # Before alembic, whose context is a global: tasks must not wait inside it.
+                    await connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": LOCK})
+                await connection.run_sync(upgrade_on)
+        finally:
+            if connection.dialect.name == "sqlite":
+                await _foreign_keys(connection, "ON")
+
+
+async def _foreign_keys(connection: AsyncConnection, state: str) -> None:
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    await (await driver.execute(f"PRAGMA foreign_keys={state}")).close()

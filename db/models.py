@@ -72,7 +72,11 @@ class VersionStatus(enum.StrEnum):
 def _words(kind: type[enum.StrEnum]) -> Enum:
     """Return a column type that stores the words themselves, as plain text."""
     return Enum(
-        kind, native_enum=False, length=16, values_callable=lambda e: [word.value for word in e]
+        kind,
+        native_enum=False,
+        length=16,
+        validate_strings=True,
+        values_callable=lambda words: [word.value for word in words],
     )
 
 

@@ -4,26 +4,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
 from db.models import Generation, Job, ModelVersion, Rating, User, VersionStatus, now
+from db.session import insert
 
 
 async def remember_user(session: AsyncSession, user_id: int, language: str) -> None:
     """Add the user or note the language he now uses."""
-    insert = _insert(session)(User).values(id=user_id, language=language, created_at=now())
+    statement = insert(session, User).values(id=user_id, language=language, created_at=now())
     await session.execute(
-        insert.on_conflict_do_update(index_elements=[User.id], set_={"language": language})
+        statement.on_conflict_do_update(index_elements=[User.id], set_={"language": language})
     )
 
 
 async def set_placeholder(session: AsyncSession, job_id: int, message_id: int) -> None:
     """Note which message stands in for the answer until it is there."""
-    job = await session.get_one(Job, job_id)
-    job.placeholder_id = message_id
+    await session.execute(
+        update(Job)
+        .where(Job.id == job_id)
+        .values(placeholder_id=message_id)
+        .execution_options(synchronize_session=False)
+    )
 
 
 async def undelivered(session: AsyncSession) -> Sequence[Job]:
@@ -71,7 +75,7 @@ async def rate(session: AsyncSession, generation_id: int, user_id: int, value: i
         select(Rating.value).where(Rating.generation_id == generation_id, Rating.user_id == user_id)
     )
     moment = now()
-    insert = _insert(session)(Rating).values(
+    statement = insert(session, Rating).values(
         generation_id=generation_id,
         user_id=user_id,
         value=value,
@@ -79,7 +83,7 @@ async def rate(session: AsyncSession, generation_id: int, user_id: int, value: i
         updated_at=moment,
     )
     await session.execute(
-        insert.on_conflict_do_update(
+        statement.on_conflict_do_update(
             index_elements=[Rating.generation_id, Rating.user_id],
             set_={"value": value, "updated_at": moment},
         )
@@ -103,11 +107,11 @@ async def register_model(
         "meta": dict(meta),
         "served_at": now(),
     }
-    insert = _insert(session)(ModelVersion).values(
+    statement = insert(session, ModelVersion).values(
         name=name, version=version, status=VersionStatus.ACTIVE, created_at=now(), **values
     )
     version_id: int | None = await session.scalar(
-        insert.on_conflict_do_update(
+        statement.on_conflict_do_update(
             index_elements=[ModelVersion.name, ModelVersion.version], set_=values
         ).returning(ModelVersion.id)
     )
@@ -129,9 +133,3 @@ async def waiting_jobs(session: AsyncSession, user_id: int) -> int:
         select(func.count()).where(Job.user_id == user_id, Job.delivered_at.is_(None))
     )
     return count or 0
-
-
-def _insert(session: AsyncSession) -> Any:
-    """Return the dialect's INSERT, the one with ON CONFLICT."""
-    name = session.get_bind().dialect.name
-    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[name]

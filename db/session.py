@@ -13,7 +13,9 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Connection, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
 
 BUSY_MILLISECONDS = 10_000  # how long SQLite waits for another writer
 _READ_ONLY = "neuropushkin_read_only"
@@ -69,6 +71,12 @@ def connect(url: str) -> Database:
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     event.listen(engine.sync_engine, "begin", _begin)
     return Database(engine)
+
+
+def insert(session: AsyncSession, model: type[DeclarativeBase]) -> Any:
+    """Return the dialect's own INSERT into a table: the one with ON CONFLICT."""
+    name = session.get_bind().dialect.name
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[name](model)
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

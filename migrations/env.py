@@ -7,13 +7,10 @@ from typing import Any, Literal
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from dotenv import dotenv_values
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from db.models import Base, UtcDateTime
-
-# Any number that no other program uses as an advisory lock in the same database.
-_LOCK = 17990606
 
 
 def render_item(_kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
@@ -22,9 +19,7 @@ def render_item(_kind: str, item: Any, _context: AutogenContext) -> str | Litera
 
 
 def run(connection: Connection) -> None:
-    """Migrate in one transaction; a second process waits and then finds nothing to do."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    """Migrate in the connection's transaction."""
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,

@@ -2,7 +2,7 @@
 
 import re
 
-_SENTENCE_END = re.compile(r"[.!?…]+[»”\")]*(?=\s|$)")
+_SENTENCE_END = re.compile(r"\w[»”\")]*[.!?…]+[»”\")]*(?=\s|$)")
 
 
 def trim(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError, NoResultFound
+from sqlalchemy.exc import IntegrityError
 
 from db import jobs, queries
 from db.models import Generation, JobStatus, ModelVersion, Rating, User, VersionStatus
@@ -80,17 +80,14 @@ async def test_user_who_writes_twice_at_once_is_remembered_once(database: Databa
 # Delivery
 
 
-async def test_placeholder_is_noted(database: Database) -> None:
-    job_id = await add_job(database)
+async def test_placeholder_is_noted_on_its_job_alone(database: Database) -> None:
+    job_id, other_id = await add_jobs(database, 2)
+    before = columns(await read_job(database, job_id))
+    other = columns(await read_job(database, other_id))
     async with database.write() as session:
         await queries.set_placeholder(session, job_id, 2**40)
-    assert (await read_job(database, job_id)).placeholder_id == 2**40
-
-
-async def test_placeholder_of_no_job_is_an_error(database: Database) -> None:
-    with pytest.raises(NoResultFound):
-        async with database.write() as session:
-            await queries.set_placeholder(session, 404, 1)
+    assert columns(await read_job(database, job_id)) == before | {"placeholder_id": 2**40}
+    assert columns(await read_job(database, other_id)) == other
 
 
 async def test_undelivered_are_all_whose_reader_waits_oldest_first(database: Database) -> None:
