@@ -15,6 +15,7 @@ from typing import Any
 
 from aiogram import Bot
 from aiogram.client.session.base import BaseSession
+from aiogram.exceptions import TelegramBadRequest
 from aiogram.methods import (
     AnswerCallbackQuery,
     EditMessageReplyMarkup,
@@ -133,7 +134,7 @@ class ConsoleSession(BaseSession):
         elif isinstance(method, EditMessageText):
             result = self._edited(method)
         elif isinstance(method, EditMessageReplyMarkup):
-            self._offer(self._messages[method.message_id or 0], method.reply_markup)
+            self._offer(self._known(method), method.reply_markup)
         elif isinstance(method, SendMessageDraft):
             if self._screen.in_place:
                 self._screen.show("draft", f"\n{method.text or '…'}")
@@ -156,11 +157,20 @@ class ConsoleSession(BaseSession):
         return message
 
     def _edited(self, method: EditMessageText) -> Message:
-        message = self._messages[method.message_id or 0]
+        message = self._known(method)
         message = message.model_copy(update={"text": method.text})
         self._messages[message.message_id] = message
         if self._screen.in_place:
             self._show(message, method.reply_markup)
+        return message
+
+    def _known(self, method: EditMessageText | EditMessageReplyMarkup) -> Message:
+        """Return the message to edit; what an earlier run printed is out of reach."""
+        message = self._messages.get(method.message_id or 0)
+        if message is None:
+            raise TelegramBadRequest(
+                method=method, message="Bad Request: message to edit not found"
+            )
         return message
 
     def _show(self, message: Message, markup: InlineKeyboardMarkup | None) -> None:

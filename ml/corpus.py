@@ -54,7 +54,8 @@ def clean(text: str) -> str:
 
     Keeps ё, capitals, dashes, «», ellipses, foreign words and paragraphs.
     """
-    text = unicodedata.normalize("NFC", text).translate(_TYPOGRAPHY)
+    text = re.sub(r"„([^„“”\n]*)[“”]", r"«\1»", text)  # here “ closes; elsewhere it opens
+    text = unicodedata.normalize("NFC", text.translate(_TYPOGRAPHY))
     lines = (re.sub(r"[ \t\r\f\v]+", " ", line).strip() for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
 
@@ -68,19 +69,23 @@ def read_works(folder: Path) -> list[Work]:
     if not table.is_file():
         raise CorpusError(f"{table}: not found; the folder needs this table of its works")
     works = []
-    with table.open(encoding="utf-8", newline="") as rows:
-        for row in csv.DictReader(rows, delimiter="\t", quoting=csv.QUOTE_NONE):
-            path = folder / row["file"]
-            try:
-                text = clean(path.read_text("utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise CorpusError(f"{path}: {error}") from error
-            if not text:
-                raise CorpusError(f"{path}: empty")
-            works.append(Work(row["file"], row["author"], row["title"], row["genre"], text))
+    rows = _read(table).splitlines()
+    for row in csv.DictReader(rows, delimiter="\t", quoting=csv.QUOTE_NONE):
+        path = folder / row["file"]
+        text = clean(_read(path))
+        if not text:
+            raise CorpusError(f"{path}: empty")
+        works.append(Work(row["file"], row["author"], row["title"], row["genre"], text))
     if not works:
         raise CorpusError(f"{table}: names no work")
     return works
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path}: {error}") from error
 
 
 def chapters(work: Work) -> list[str]:

@@ -45,7 +45,7 @@ class Sampling:
     """How the next token is drawn, and how many at most."""
 
     temperature: float = 0.8
-    top_p: float = 0.95
+    top_p: float = 0.9
     top_k: int = 60
     max_tokens: int = 320
 

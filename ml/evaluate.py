@@ -25,10 +25,11 @@ def bits_per_character(
     Runs in the precision of the model's weights, one window at a time.
     """
     model.eval()
+    device = next(model.parameters()).device
     stride = context // 2
     nats = 0.0
     for document in documents:
-        ids = torch.tensor([tokenizer.eos_token_id, *tokenizer.encode(document)])
+        ids = torch.tensor([tokenizer.eos_token_id, *tokenizer.encode(document)], device=device)
         scored = 1  # ids[:scored] have been predicted
         while scored < len(ids):
             begin = max(0, scored - stride) if scored > 1 else 0

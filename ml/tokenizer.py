@@ -40,7 +40,8 @@ def train(documents: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    alphabet = " ".join(letter + " " + letter.upper() for letter in _ALPHABET)
+    letters = _ALPHABET + _ALPHABET.upper()
+    alphabet = "\n".join(letters) + " " + " ".join(letters)  # inside a word, and beginning one
     bpe.train_from_iterator(chain(documents, [alphabet] * _ALPHABET_REPEATS), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,

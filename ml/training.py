@@ -78,20 +78,19 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     model.to(device)
     optimizers = make_optimizers(model, config)
-    checkpoint, step, spent = folder / "checkpoint.pt", 0, 0.0
+    checkpoint, step, spent, figure = folder / "checkpoint.pt", 0, 0.0, float("nan")
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         assert state["config"] == asdict(config), f"{checkpoint} belongs to another run"
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        step, spent = state["step"], state["seconds"]
+        step, spent, figure = state["step"], state["seconds"], state["figure"]
         mixture.skip(step)
     forward = torch.compile(model) if config.compile else model
     peaks = [config.muon_rate, config.adam_rate]  # one group an optimizer
     metrics = folder / "metrics.jsonl"
     _cut_lines(metrics, step)
-    figure = float("nan")
     with metrics.open("a", encoding="utf-8") as log:
         bar = tqdm(range(step, config.steps), initial=step, total=config.steps, unit="step")
         for step in bar:
@@ -108,16 +107,18 @@ def train(
             if (step + 1) % config.validate_every == 0 or done:
                 figure = line["validation"] = validate(model)
                 bar.set_postfix(loss=f"{loss:.3f}", bpc=f"{figure:.3f}")
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            if "validation" in line:  # after its line: a run killed here repeats the step
                 state = {
                     "config": asdict(config),
                     "step": step + 1,
                     "seconds": spent,
+                    "figure": figure,
                     "model": model.state_dict(),
                     "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 }
                 _save(state, checkpoint)
-            log.write(json.dumps(line) + "\n")
-            log.flush()
     return figure
 
 

@@ -10,14 +10,13 @@ import argparse
 import json
 import subprocess
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from ml import corpus
 from ml.checkpoint import export
 from ml.dataset import Mixture, Stage, pack
 from ml.evaluate import bits_per_character
-from ml.gpt import CausalLM, gpt_config, new_gpt
+from ml.gpt import gpt_config, new_gpt
 from ml.tokenizer import train as train_tokenizer
 from ml.training import TrainingConfig, train
 
@@ -40,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
         if work.genre in corpus.PROSE and work.file not in recipe["leave_out"]
     ]
     split = corpus.load_split(options.split)
+    identity = {**recipe, "corpus_sha256": corpus.corpus_hash(works), "held_out": split}
+    _claim(options.work, identity)
     documents: dict[str, list[str]] = {name: [] for name in recipe["groups"]}
     held_out: dict[str, list[str]] = {"validation": [], "test": []}
     for work in works:
@@ -71,20 +72,17 @@ def main(arguments: list[str] | None = None) -> None:
         seed=recipe["seed"],
     )
 
-    def measure(module: torch.nn.Module, texts: list[str]) -> float:
-        assert isinstance(module, CausalLM)
-        return bits_per_character(module, tokenizer, texts, context=shape["context"])
+    def measure(texts: list[str]) -> float:
+        return bits_per_character(model, tokenizer, texts, context=shape["context"])
 
-    train(model, mixture, config, options.work, lambda m: measure(m, held_out["validation"]))
+    train(model, mixture, config, options.work, lambda _: measure(held_out["validation"]))
     model.bfloat16()  # as it ships, and so as it is measured
-    figures = {name: round(measure(model, texts), 4) for name, texts in held_out.items()}
+    figures = {name: round(measure(texts), 4) for name, texts in held_out.items()}
     meta = {
-        **recipe,
+        **identity,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "corpus_sha256": corpus.corpus_hash(works),
         "tokens_seen": config.steps * config.batch * config.length,
         "bits_per_character": figures,
-        "held_out": split,
         "commit": _commit(),
         "command": "python -m scripts.train_mini CORPUS",
     }
@@ -92,9 +90,22 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{options.out}: {figures} bits per character")
 
 
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Mark the work folder as this run's, or end if a run of other texts stands there."""
+    mark = folder / "run.json"
+    if mark.exists() and json.loads(mark.read_text("utf-8")) != identity:
+        raise SystemExit(f"{mark} is another run's: name another --work or delete {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps(identity, ensure_ascii=False, indent=2) + "\n", "utf-8")
+
+
 def _commit() -> str | None:
     """Return the commit this code stands at, or None outside a git checkout."""
-    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git here
+        return None
     return run.stdout.strip() or None
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("bot", "db", "ml", "migrations", "scripts", "tests")
 MODELS = {"baselines", "gpt", "training", "evaluate", "finetune", "preference", "autopsy"}
 DOORS = {
-    "torch": {f"ml.{name}" for name in MODELS | {"engine_torch"}} | {"scripts.train_mini"},
+    "torch": {f"ml.{name}" for name in MODELS | {"engine_torch"}},
     "openai": {"ml.synthetic", "ml.engine_openai"},
     "openvino": {"ml.engine_openvino"},
     "matplotlib": {"ml.plots"},

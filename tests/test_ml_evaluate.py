@@ -9,7 +9,6 @@ from torch import Tensor
 from ml.evaluate import bits_per_character
 from ml.gpt import CausalLM
 from tests import toy
-from tests.toy import one_thread  # noqa: F401 (a fixture)
 
 CONTEXT = 16
 VOCABULARY = 40

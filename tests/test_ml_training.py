@@ -15,7 +15,6 @@ from ml import training
 from ml.dataset import Mixture, Stage, pack
 from ml.training import TrainingConfig, make_optimizers, rate_factor, train
 from tests import toy
-from tests.toy import one_thread  # noqa: F401 (a fixture)
 
 CONFIG = TrainingConfig(
     steps=10,

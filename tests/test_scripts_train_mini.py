@@ -19,7 +19,6 @@ from ml.gpt import CausalLM
 from ml.training import TrainingConfig
 from scripts import train_mini
 from tests import toy
-from tests.toy import one_thread  # noqa: F401 (a fixture)
 
 SHIPPED_RECIPE = Path(train_mini.__file__).parent / "recipes" / "pushkin_mini.json"
 

@@ -5,11 +5,9 @@ The sentences imitate the old manner and were written for these tests; they quot
 
 import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -106,15 +104,6 @@ RECIPE: dict[str, Any] = {
         "compile": False,
     },
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """In the modules that import this: on busy cores two threads mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_corpus(folder: Path) -> Path:
