@@ -160,7 +160,8 @@ class ConsoleSession(BaseSession):
         message = self._known(method)
         message = message.model_copy(update={"text": method.text})
         self._messages[message.message_id] = message
-        if self._screen.in_place:
+        # A pipe is told only how it ended: what can still be stopped will be edited again.
+        if self._screen.in_place or method.reply_markup is None:
             self._show(message, method.reply_markup)
         return message
 

@@ -25,9 +25,9 @@ class Screen:
         return self._tty
 
     def show(self, block: object, text: str) -> None:
-        """Print a block, or what has changed in it if it is the last one."""
+        """Print a block, or what has changed in it if it is the last one; None has no name."""
         lines = self._wrap(text)
-        if not self._tty or block != self._live:
+        if not self._tty or block is None or block != self._live:
             print("\n".join(lines), file=self._out, flush=True)
         else:
             self._rewrite(lines)

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+from logging import WARNING, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from transformers.generation.continuous_batching.requests import (
     GenerationOutput,
     RequestStatus,
 )
+from transformers.utils import logging
 
 from ml.engine import (
     EngineError,
@@ -44,6 +46,9 @@ from ml.engine import (
 )
 
 STORY_TOKENS = 160  # room an opening must leave for its continuation
+# Below so many parameters a step is so short that threads on the CPU mostly wait for each other,
+# and for any other process: on two cores one thread wrote pushkin-mini's stories faster (LOG.md).
+SMALL = 50_000_000
 _LATE_RESULTS = 5.0  # seconds in which a cancelled request's last step may still report
 _PAGE = 64  # tokens in a page of the key-value cache
 # Our own lines, to learn how many characters of Russian prose a token of this model is worth.
@@ -117,6 +122,8 @@ class TorchEngine:
         self._manager.start()
 
     def _load(self) -> None:
+        logging.disable_progress_bar()
+        getLogger("ContinuousBatchingLogger").setLevel(WARNING)
         dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(self._source)
@@ -124,6 +131,8 @@ class TorchEngine:
                 self._source, dtype=dtype, attn_implementation="sdpa"
             )
             model.to(self._device)
+            if self._device == "cpu" and model.num_parameters() < SMALL:
+                torch.set_num_threads(1)
         except (OSError, ValueError) as error:
             raise EngineError(f"cannot load the model {self._source!r}: {error}") from error
         self._context = model.config.max_position_embeddings

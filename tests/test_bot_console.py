@@ -78,6 +78,13 @@ async def test_lines_are_answered_one_after_another(sqlite: Database, tmp_path: 
     assert places == sorted(places)
 
 
+@pytest.mark.usefixtures("worker")
+async def test_a_refusal_by_the_worker_is_printed(sqlite: Database, tmp_path: Path) -> None:
+    """It comes as an edit of the placeholder; once a pipe was told of no edit at all."""
+    printed = await talk(sqlite, tmp_path, "ж " * 301 + "\n")
+    assert RU.too_many_tokens.format(tokens=301, limit=300) in printed
+
+
 async def test_quit_leaves_the_rest_unread(sqlite: Database, tmp_path: Path) -> None:
     printed = await talk(sqlite, tmp_path, "/help\n/quit\n/story Кот\n", language="en")
     assert EN.no_limit in printed

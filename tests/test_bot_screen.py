@@ -69,6 +69,16 @@ def test_after_the_readers_input_nothing_is_rewritten(tty: Tty) -> None:
     assert tty.shown() == ["первое", "первое и ещё", ""]
 
 
+def test_a_nameless_block_never_takes_anothers_place(tty: Tty) -> None:
+    """Once a toast after the reader's input erased the story above it."""
+    screen = Screen(tty)
+    screen.show(1, "история")
+    screen.interrupt()
+    screen.show(None, "спасибо")
+    screen.show(None, "и ещё раз")
+    assert tty.shown() == ["история", "спасибо", "и ещё раз", ""]
+
+
 def test_a_draft_becomes_the_message(tty: Tty) -> None:
     screen = Screen(tty)
     screen.show("draft", "Кот спал")
