@@ -17,12 +17,13 @@ from bot.config import BotSettings
 from bot.console import ConsoleSession, converse
 from bot.screen import Screen
 from db.migrate import upgrade
-from db.session import DatabaseSettings, connect
+from db.session import DatabaseError, DatabaseSettings, connect
+from db.settings import SettingsError
 
 
 async def serve(settings: BotSettings) -> None:
     """Run the bot until a signal, or the end of the terminal's input, stops it."""
-    database = connect(DatabaseSettings().database_url)
+    database = connect(DatabaseSettings.load().database_url)
     try:
         await upgrade(database)
         if settings.bot_token:
@@ -39,12 +40,14 @@ async def serve(settings: BotSettings) -> None:
 
 
 def main() -> None:
-    settings = BotSettings()
-    level = settings.bot_log_level if settings.bot_token else "WARNING"
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
+        settings = BotSettings.load()
+        level = settings.bot_log_level if settings.bot_token else "WARNING"
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         asyncio.run(serve(settings))
+    except (DatabaseError, SettingsError) as error:
+        sys.exit(f"bot: {error}")
     except (TokenValidationError, TelegramUnauthorizedError):
         sys.exit("bot: Telegram does not know this BOT_TOKEN; @BotFather gives one")
     except KeyboardInterrupt:  # before the dispatcher took over the signal

@@ -1,15 +1,15 @@
 """What the bot reads from the environment and ``.env``."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
+
+from db.settings import Settings
 
 
-class BotSettings(BaseSettings):
+class BotSettings(Settings):
     """The bot's settings; the database's are in ``db.session``."""
-
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
 
     bot_token: str | None = Field(
         None, description="token from @BotFather; empty: the bot talks in this terminal"
@@ -20,8 +20,12 @@ class BotSettings(BaseSettings):
     admin_ids: Annotated[list[int], NoDecode] = Field(
         [], description="Telegram ids of the admins, separated by commas"
     )
-    console_language: str = Field("ru", description="language of the terminal chat: ru or en")
-    bot_log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    console_language: Literal["ru", "en"] = Field(
+        "ru", description="language of the terminal chat: ru or en"
+    )
+    bot_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR"
+    )
 
     @field_validator("admin_ids", mode="before")
     @classmethod

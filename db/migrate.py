@@ -8,9 +8,10 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.session import Database
+from db.session import Database, DatabaseError
 
 # Any number that no other program takes as an advisory lock in the same database.
 LOCK = 17990606
@@ -35,7 +36,19 @@ def downgrade_on(connection: Connection, revision: str) -> None:
 
 
 async def upgrade(database: Database) -> None:
-    """Upgrade to the newest revision; those that start together wait for each other."""
+    """Upgrade to the newest revision; those that start together wait for each other.
+
+    Raises DatabaseError if the database does not open.
+    """
+    try:
+        await _upgrade(database)
+    except (DBAPIError, OSError) as error:
+        address = database.engine.url.render_as_string(hide_password=True)
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise DatabaseError(f"cannot open {address}: {reason}") from error
+
+
+async def _upgrade(database: Database) -> None:
     async with database.engine.connect() as connection:
         if connection.dialect.name == "sqlite":
             # SQLite alters a table by dropping its old copy, which by CASCADE deletes the rows

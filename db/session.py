@@ -11,20 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
+
+from db.settings import Settings
 
 BUSY_MILLISECONDS = 10_000  # how long SQLite waits for another writer
 _READ_ONLY = "neuropushkin_read_only"
 
 
-class DatabaseSettings(BaseSettings):
-    """What bot and worker must agree on."""
+class DatabaseError(Exception):
+    """The database cannot be opened: the message names it, for the operator."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+
+class DatabaseSettings(Settings):
+    """What bot and worker must agree on."""
 
     database_url: str = Field(
         "sqlite+aiosqlite:///data/neuropushkin.db",
@@ -61,13 +65,19 @@ class Database:
 
 
 def connect(url: str) -> Database:
-    """Return the database at an SQLAlchemy URL; the folder of an SQLite file is made."""
-    address = make_url(url)
-    if address.get_backend_name() != "sqlite":
-        return Database(create_async_engine(address, pool_pre_ping=True))
-    if address.database and address.database != ":memory:":
-        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(address)
+    """Return the database at an SQLAlchemy URL; the folder of an SQLite file is made.
+
+    Raises DatabaseError if the address is none, its driver is missing or the folder cannot be.
+    """
+    try:
+        address = make_url(url)
+        if address.get_backend_name() != "sqlite":
+            return Database(create_async_engine(address, pool_pre_ping=True))
+        if address.database:
+            Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_async_engine(address)
+    except (ArgumentError, ImportError, InvalidRequestError, OSError) as error:
+        raise DatabaseError(f"cannot use DATABASE_URL: {error}") from error
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     event.listen(engine.sync_engine, "begin", _begin)
     return Database(engine)

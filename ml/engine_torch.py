@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import (
@@ -124,6 +125,8 @@ class TorchEngine:
     def _load(self) -> None:
         logging.disable_progress_bar()
         getLogger("ContinuousBatchingLogger").setLevel(WARNING)
+        if self._device == "cuda" and not torch.cuda.is_available():
+            raise EngineError("DEVICE is cuda, but torch sees no CUDA device here")
         dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(self._source)
@@ -133,7 +136,7 @@ class TorchEngine:
             model.to(self._device)
             if self._device == "cpu" and model.num_parameters() < SMALL:
                 torch.set_num_threads(1)
-        except (OSError, ValueError) as error:
+        except (AttributeError, OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise EngineError(f"cannot load the model {self._source!r}: {error}") from error
         self._context = model.config.max_position_embeddings
         self._card = self._describe(model)

@@ -19,14 +19,14 @@ from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import jobs, queries
 from db.migrate import upgrade
 from db.models import Job, now
-from db.session import Database, DatabaseSettings, connect
+from db.session import Database, DatabaseError, DatabaseSettings, connect
+from db.settings import Settings, SettingsError
 from ml.decoding import trim
 from ml.engine import (
     EchoEngine,
@@ -47,10 +47,8 @@ RESCUE_EVERY = 5.0  # seconds between looks for the jobs of silent workers
 log = logging.getLogger("worker")
 
 
-class WorkerSettings(BaseSettings):
-    """What the worker reads from the environment and ``.env``."""
-
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+class WorkerSettings(Settings):
+    """The worker's settings; the database's are in ``db.session``."""
 
     model: str = Field(
         "ml/pretrained/pushkin-mini", description="local model folder or hub id that writes"
@@ -61,7 +59,9 @@ class WorkerSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     slots: int = Field(8, ge=1, description="stories written at the same time")
     story_tokens: int = Field(320, ge=1, description="the longest story, in tokens")
-    worker_log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    worker_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR"
+    )
 
 
 @dataclass
@@ -245,7 +245,7 @@ def make_engine(settings: WorkerSettings) -> Engine:
 
 async def serve(settings: WorkerSettings) -> None:
     """Run a worker until a signal ends it."""
-    database = connect(DatabaseSettings().database_url)
+    database = connect(DatabaseSettings.load().database_url)
     engine = make_engine(settings)
     try:
         await upgrade(database)
@@ -268,14 +268,15 @@ async def serve(settings: WorkerSettings) -> None:
 
 
 def main() -> None:
-    settings = WorkerSettings()
-    logging.basicConfig(
-        level=settings.worker_log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
+        settings = WorkerSettings.load()
+        logging.basicConfig(
+            level=settings.worker_log_level,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         asyncio.run(serve(settings))
-    except EngineError as error:
+    except (DatabaseError, EngineError, SettingsError) as error:
         sys.exit(f"worker: {error}")
     except KeyboardInterrupt:  # before the worker took over the signal
         sys.exit(130)
