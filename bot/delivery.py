@@ -91,12 +91,14 @@ class Delivery:
 
     async def look(self) -> None:
         """Start a step for every job that needs one and has none under way."""
+        # A step that ends while we read has changed its job: what we read of it is old.
+        busy = set(self._busy)
         async with self.database.read() as session:
             waiting = await queries.undelivered(session)
         queue = [job.id for job in waiting if job.status == JobStatus.QUEUED]
         for job in waiting:
             shown = self._shown.setdefault(job.id, Shown())
-            if job.id in self._busy or time.monotonic() < shown.not_before:
+            if job.id in busy or time.monotonic() < shown.not_before:
                 continue
             place = queue.index(job.id) + 1 if job.status == JobStatus.QUEUED else None
             task = asyncio.create_task(self._step(job, shown, place))

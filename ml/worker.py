@@ -86,7 +86,7 @@ class Worker:
         self._version_id = 0
         self._writings: dict[jobs.Claim, Writing] = {}
         self._tasks: dict[jobs.Claim, asyncio.Task[None]] = {}
-        self._stopping = False
+        self._stopping = self._giving_back = False
         self._dead: EngineError | None = None
 
     async def run(self, *, until_empty: bool = False) -> None:
@@ -129,12 +129,11 @@ class Worker:
 
     async def give_back(self) -> None:
         """Put the jobs under way back into the queue, as if never tried, and end."""
-        self._stopping = True
-        held = list(self._tasks)
+        self._stopping = self._giving_back = True
+        held = dict(self._tasks)
         for writing in self._writings.values():
             writing.stream.cancel()
-        for task in self._tasks.values():
-            task.cancel()
+        await asyncio.gather(*held.values())  # one that is being stored right now is stored
         async with self._database.write() as session:
             for claim in held:
                 await jobs.release(session, claim)
@@ -181,6 +180,8 @@ class Worker:
         try:
             writing = Writing(await self._engine.submit(request), request, started_at)
             self._writings[claim] = writing
+            if self._giving_back:  # claimed at the last moment
+                writing.stream.cancel()
             async for piece in writing.stream:
                 writing.text += piece
             if writing.stream.finish_reason != "cancelled":

@@ -25,7 +25,7 @@ class Stand:
     app: App
     database: Database
     reader: User
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    workers: dict[Worker, asyncio.Task[None]] = field(default_factory=dict)
 
     def messages(self, chat_id: int = READER_ID) -> list[Message]:
         """Return the live messages of a chat."""
@@ -88,7 +88,7 @@ class Stand:
     def work(self, engine: Engine | None = None, slots: int = 4) -> Worker:
         """Start a worker beside the bot."""
         worker = Worker(self.database, engine or EchoEngine(words=12), slots=slots)
-        self.tasks.add(asyncio.create_task(worker.run()))
+        self.workers[worker] = asyncio.create_task(worker.run())
         return worker
 
 
@@ -105,8 +105,8 @@ async def open_stand(database: Database, **settings: Any) -> AsyncIterator[Stand
         try:
             yield stand
         finally:
-            for task in stand.tasks:
-                task.cancel()
-            await asyncio.gather(*stand.tasks, return_exceptions=True)
+            for worker, task in stand.workers.items():
+                await worker.give_back()
+                await task
             await app.dispatcher.stop_polling()
             await running

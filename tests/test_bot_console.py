@@ -22,10 +22,11 @@ from ml.worker import Worker
 
 @pytest.fixture
 async def worker(sqlite: Database) -> AsyncIterator[None]:
-    task = asyncio.create_task(Worker(sqlite, EchoEngine(words=6), slots=2).run())
+    worker = Worker(sqlite, EchoEngine(words=6), slots=2)
+    task = asyncio.create_task(worker.run())
     yield
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await worker.give_back()
+    await task
 
 
 async def talk(database: Database, tmp_path: Path, lines: str, language: str = "ru") -> str:

@@ -51,17 +51,17 @@ async def run_empty(database: Database, engine: EchoEngine, slots: int = 4) -> N
 @pytest.fixture
 async def working(database: Database) -> AsyncIterator[Callable[..., Worker]]:
     """Start workers that are ended with the test."""
-    tasks: list[asyncio.Task[None]] = []
+    workers: dict[Worker, asyncio.Task[None]] = {}
 
     def start(engine: EchoEngine, slots: int = 4) -> Worker:
         worker = Worker(database, engine, slots=slots)
-        tasks.append(asyncio.create_task(worker.run()))
+        workers[worker] = asyncio.create_task(worker.run())
         return worker
 
     yield start
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    for worker, task in workers.items():
+        await worker.give_back()
+        await task
 
 
 async def test_a_job_becomes_a_generation(database: Database) -> None:
