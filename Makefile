@@ -24,7 +24,7 @@ help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 $(BIN)/pip:
-	@$(PYTHON) -c 'import sys; sys.exit("neuroPushkin needs Python 3.11 or newer, and this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	@$(PYTHON) -c 'import sys; sys.exit("neuroPushkin needs Python 3.11 or newer (make PYTHON=python3.11), and this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.stamp: $(DESCRIPTION) | $(BIN)/pip

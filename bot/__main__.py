@@ -9,7 +9,7 @@ from bot.lazy_types import install
 install()  # before anything else imports aiogram
 
 # ruff: noqa: E402
-from aiogram.exceptions import TelegramUnauthorizedError
+from aiogram.exceptions import ClientDecodeError, TelegramNotFound, TelegramUnauthorizedError
 from aiogram.utils.token import TokenValidationError
 
 from bot.app import App
@@ -48,8 +48,10 @@ def main() -> None:
         asyncio.run(serve(settings))
     except (DatabaseError, SettingsError) as error:
         sys.exit(f"bot: {error}")
-    except (TokenValidationError, TelegramUnauthorizedError):
+    except (TokenValidationError, TelegramNotFound, TelegramUnauthorizedError):
         sys.exit("bot: Telegram does not know this BOT_TOKEN; @BotFather gives one")
+    except ClientDecodeError:
+        sys.exit("bot: what answers at TELEGRAM_API_URL is no Bot API server")
     except KeyboardInterrupt:  # before the dispatcher took over the signal
         sys.exit(130)
 

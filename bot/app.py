@@ -10,7 +10,7 @@ from aiogram.client.telegram import PRODUCTION, TelegramAPIServer
 from aiogram.exceptions import TelegramNetworkError, TelegramServerError
 from aiogram.types import BotCommand
 
-from bot.config import BotSettings
+from bot.config import CONSOLE_CHAT, BotSettings
 from bot.delivery import Delivery
 from bot.handlers import buttons, fallback, start, story
 from bot.middlewares import InFlight, Language, RetryAfter
@@ -30,6 +30,7 @@ class App:
     def __init__(
         self, settings: BotSettings, database: Database, session: BaseSession | None = None
     ) -> None:
+        telegram = session is None
         if session is None:
             url = settings.telegram_api_url
             session = AiohttpSession(api=TelegramAPIServer.from_base(url) if url else PRODUCTION)
@@ -37,7 +38,12 @@ class App:
         self.database = database
         self.bot = Bot(settings.bot_token or NO_TOKEN, session=session)
         self.in_flight = InFlight()
-        self.delivery = Delivery(self.bot, database)
+        # A terminal and a bot on Telegram may stand on one database: each answers its own.
+        self.delivery = (
+            Delivery(self.bot, database, but=CONSOLE_CHAT)
+            if telegram
+            else Delivery(self.bot, database, only=CONSOLE_CHAT)
+        )
         self.dispatcher = Dispatcher(database=database, delivery=self.delivery)
         self.dispatcher.update.outer_middleware(self.in_flight)
         self.dispatcher.update.outer_middleware(Language())
@@ -48,13 +54,25 @@ class App:
 
     async def run(self, *, handle_signals: bool = True) -> None:
         """Serve until a signal comes or ``dispatcher.stop_polling`` is called."""
-        await self._announce()
-        delivery = asyncio.create_task(self.delivery.run())
+        try:
+            await self._announce()
+        except BaseException:
+            await self.bot.session.close()
+            raise
+        delivery = asyncio.create_task(self._deliver())
         try:
             await self.dispatcher.start_polling(self.bot, handle_signals=handle_signals)
         finally:
             await self.delivery.stop()
             await delivery
+
+    async def _deliver(self) -> None:
+        """Deliver until stopped; a loop that ends otherwise takes the bot with it."""
+        try:
+            await self.delivery.run()
+        finally:
+            if not self.delivery.stopping:
+                await self.dispatcher.stop_polling()
 
     async def _announce(self) -> None:
         """Fill the command menu; a Telegram that is out of reach is asked until it answers."""

@@ -7,6 +7,8 @@ from pydantic_settings import NoDecode
 
 from db.settings import Settings
 
+CONSOLE_CHAT = 1  # the terminal's chat and reader; Telegram gives nobody this id
+
 
 class BotSettings(Settings):
     """The bot's settings; the database's are in ``db.session``."""
@@ -26,6 +28,13 @@ class BotSettings(Settings):
     bot_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
+
+    @field_validator("telegram_api_url")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("should begin with http:// or https://")
+        return value
 
     @field_validator("admin_ids", mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from aiogram.client.session.base import BaseSession
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.methods import (
     AnswerCallbackQuery,
+    DeleteMessage,
     EditMessageReplyMarkup,
     EditMessageText,
     GetMe,
@@ -38,15 +39,15 @@ from aiogram.types import (
 )
 
 from bot.app import App
+from bot.config import CONSOLE_CHAT
 from bot.screen import Screen
 from bot.texts import texts_for
 from db import queries
 from db.models import now
 from db.session import Database
 
-READER_ID = 1
 BOT_ID = 2
-CHAT = Chat(id=READER_ID, type="private")
+CHAT = Chat(id=CONSOLE_CHAT, type="private")
 POLL = 0.1  # seconds
 
 
@@ -56,7 +57,9 @@ class ConsoleSession(BaseSession):
     def __init__(self, screen: Screen, language: str) -> None:
         super().__init__()
         self._screen = screen
-        self._reader = User(id=READER_ID, is_bot=False, first_name="Reader", language_code=language)
+        self._reader = User(
+            id=CONSOLE_CHAT, is_bot=False, first_name="Reader", language_code=language
+        )
         self._bot = User(id=BOT_ID, is_bot=True, first_name="neuroPushkin", username="console")
         # Ids grow from run to run: a story of an earlier run can still be waiting.
         self._last_id = time.time_ns() // 1_000_000
@@ -135,6 +138,8 @@ class ConsoleSession(BaseSession):
             result = self._edited(method)
         elif isinstance(method, EditMessageReplyMarkup):
             self._offer(self._known(method), method.reply_markup)
+        elif isinstance(method, DeleteMessage):
+            self._forget(method.message_id)
         elif isinstance(method, SendMessageDraft):
             if self._screen.in_place:
                 self._screen.show("draft", f"\n{method.text or '…'}")
@@ -152,7 +157,8 @@ class ConsoleSession(BaseSession):
         self._screen.rename("draft", message.message_id)
         self._show(message, markup)
         if markup is None or "rate:" in markup.model_dump_json():
-            self._story = message if markup else self._story
+            if method.entities is not None:  # a story, though it may have been stopped
+                self._story = message
             self._screen.ask()
         return message
 
@@ -175,9 +181,18 @@ class ConsoleSession(BaseSession):
         return message
 
     def _show(self, message: Message, markup: InlineKeyboardMarkup | None) -> None:
+        if markup is None:
+            self._forget(message.message_id)
+            self._screen.show(message.message_id, f"\n{message.text}")
+            return
         self._offer(message, markup)
         choices = "   ".join(f"[{i}] {b.text}" for i, b in enumerate(self._buttons, 1))
-        self._screen.show(message.message_id, f"\n{message.text}\n{choices}".rstrip())
+        self._screen.show(message.message_id, f"\n{message.text}\n{choices}")
+
+    def _forget(self, message_id: int) -> None:
+        """Take away the buttons of a message that has none any more."""
+        if self._with_buttons and self._with_buttons.message_id == message_id:
+            self._buttons = []
 
     def _offer(self, message: Message, markup: InlineKeyboardMarkup | None) -> None:
         """Remember what the numbers stand for: the newest message with buttons."""
@@ -248,4 +263,4 @@ async def converse(session: ConsoleSession, app: App, descriptor: int) -> None:
 
 async def _waiting(database: Database) -> int:
     async with database.read() as session:
-        return await queries.waiting_jobs(session, READER_ID)
+        return await queries.waiting_jobs(session, CONSOLE_CHAT)

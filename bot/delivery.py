@@ -17,17 +17,17 @@ from aiogram.exceptions import (
     TelegramAPIError,
     TelegramBadRequest,
     TelegramForbiddenError,
+    TelegramMigrateToChat,
     TelegramNotFound,
 )
 from aiogram.types import InlineKeyboardMarkup, ReplyParameters
-from sqlalchemy.exc import DBAPIError
 
 from bot import keyboards
 from bot.formatting import Part, story_parts
 from bot.texts import Texts, texts_for
 from db import jobs, queries
 from db.models import Job, JobStatus
-from db.session import Database
+from db.session import UNAVAILABLE, Database
 
 TICK = 0.5  # seconds between looks at the database
 DRAFT_EVERY = 0.9  # seconds between drafts of one story
@@ -35,6 +35,7 @@ DRAFT_REFRESH = 20.0  # an unchanged draft would vanish after 30 seconds
 EDIT_EVERY = 1.2  # about a message a second in a private chat
 GROUP_EDIT_EVERY = 3.2  # 20 messages a minute in a group
 TROUBLE_PAUSE = 0.5  # seconds before a failed step is tried again, doubled each time
+LONGEST_STEP = 10.0  # seconds a step has to end at a shutdown; retry_after may ask for more
 BUG_PAUSE = 30.0  # seconds
 TROUBLE_TRIES = 8  # an answer that Telegram refuses for so long is given up
 
@@ -60,11 +61,18 @@ class Delivery:
 
     bot: Bot
     database: Database
+    only: int | None = None  # a chat: no other chat's jobs are ours
+    but: int | None = None  # a chat: its jobs are not ours
     _shown: dict[int, Shown] = field(default_factory=dict)
     _busy: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _turns: dict[int, float] = field(default_factory=dict)  # chat -> monotonic time of the next
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the loop was asked to end."""
+        return self._stopping
 
     def wake(self) -> None:
         """Look at the database now: a job has come or changed."""
@@ -75,8 +83,8 @@ class Delivery:
         while not self._stopping:
             try:
                 await self.look()
-            except DBAPIError as error:
-                log.warning("the database does not answer: %s", error.orig)
+            except UNAVAILABLE as error:
+                log.warning("the database does not answer: %s", error)
             try:
                 await asyncio.wait_for(self._wake.wait(), TICK)
             except TimeoutError:
@@ -87,14 +95,17 @@ class Delivery:
         """End the loop; steps under way are finished."""
         self._stopping = True
         self.wake()
-        await asyncio.gather(*self._busy.values(), return_exceptions=True)
+        if self._busy:
+            await asyncio.wait(self._busy.values(), timeout=LONGEST_STEP)
 
     async def look(self) -> None:
         """Start a step for every job that needs one and has none under way."""
         # A step that ends while we read has changed its job: what we read of it is old.
         busy = set(self._busy)
         async with self.database.read() as session:
-            waiting = await queries.undelivered(session)
+            waiting = await queries.undelivered(session, only=self.only, but=self.but)
+        if self._stopping:
+            return
         queue = [job.id for job in waiting if job.status == JobStatus.QUEUED]
         for job in waiting:
             shown = self._shown.setdefault(job.id, Shown())
@@ -140,11 +151,12 @@ class Delivery:
         except TelegramForbiddenError as error:  # the reader has blocked the bot
             log.info("job %d: %s", job.id, error.message)
             await self._give_up(job)
-        except (TelegramAPIError, DBAPIError) as error:
+        except (TelegramAPIError, *UNAVAILABLE) as error:
             shown.troubles += 1
             shown.not_before = time.monotonic() + TROUBLE_PAUSE * 2 ** min(shown.troubles, 5)
             log.warning("job %d, try %d: %s", job.id, shown.troubles, error)
-            if isinstance(error, TelegramBadRequest) and shown.troubles >= TROUBLE_TRIES:
+            final = isinstance(error, TelegramBadRequest | TelegramMigrateToChat)
+            if final and shown.troubles >= TROUBLE_TRIES:
                 await self._give_up(job)
 
     async def _give_up(self, job: Job) -> None:

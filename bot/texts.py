@@ -59,10 +59,9 @@ RU = Texts(
     size=" ({millions} млн параметров)",
     speaks_nobody="Модель ещё не запускалась: история начнётся, как только она проснётся.",
     help=(
-        "/story и начало — напишу продолжение. Здесь, в личном чате, достаточно прислать само "
-        "начало.\n\n"
+        "/story и начало — напишу продолжение. В личном чате достаточно прислать само начало.\n\n"
         "Ответьте на мою историю — продолжу её дальше; с вашими словами, если они есть.\n\n"
-        "Под историей 👍 и 👎: по ним учатся следующие модели. Голос можно переменить.\n\n"
+        "Под историей 👍 и 👎: ваш голос сохраняется, и его можно переменить.\n\n"
         "Пока история пишется, её можно остановить; написанное останется.\n\n"
         "{limit}"
     ),
@@ -70,12 +69,12 @@ RU = Texts(
     limit="Начало — до {characters} знаков.",
     empty_story=("Напишите начало после команды, и я продолжу. Например:\n\n/story Мороз и солнце"),
     too_long=(
-        "Начало слишком длинно: в нём {length} знаков, а модель читает не больше {limit}. "
+        "Начало слишком длинно. Знаков в нём: {length}, а модель читает не больше {limit}. "
         "Сократите его, пожалуйста: сам я ничего не отрежу."
     ),
     too_many_tokens=(
-        "Начало слишком длинно: модель разбила его на {tokens} кусочков, а читает не больше "
-        "{limit}. Сократите его, пожалуйста: сам я ничего не отрежу."
+        "Начало слишком длинно. Токенов в нём: {tokens}, а модель читает не больше {limit}. "
+        "Сократите его, пожалуйста: сам я ничего не отрежу."
     ),
     queued="⏳ Вы {place}-й в очереди.",
     queued_next="⏳ Ваша история следующая.",
@@ -118,10 +117,10 @@ EN = Texts(
     size=" ({millions} million parameters)",
     speaks_nobody="No model has been started yet: your story begins as soon as it wakes.",
     help=(
-        "/story and an opening: I write what follows. In this private chat the opening alone is "
-        "enough.\n\n"
+        "/story and an opening: I write what follows. In a private chat the opening alone "
+        "is enough.\n\n"
         "Reply to a story of mine and I go on with it, using your words if there are any.\n\n"
-        "👍 and 👎 under a story teach the next models. You can change your vote.\n\n"
+        "👍 and 👎 under a story: your vote is kept, and you can change it.\n\n"
         "While a story is being written you can stop it; what is written stays.\n\n"
         "{limit}"
     ),

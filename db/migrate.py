@@ -3,6 +3,7 @@
 By hand: ``alembic upgrade head``, ``alembic downgrade -1``, ``alembic revision --autogenerate``.
 """
 
+from contextlib import aclosing
 from pathlib import Path
 
 from alembic import command
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.session import Database, DatabaseError
+from db.session import UNAVAILABLE, Database, DatabaseError
 
 # Any number that no other program takes as an advisory lock in the same database.
 LOCK = 17990606
@@ -41,15 +42,12 @@ async def upgrade(database: Database) -> None:
     Raises DatabaseError if the database does not open.
     """
     try:
-        await _upgrade(database)
-    except (DBAPIError, OSError) as error:
+        connection = await database.engine.connect()
+    except UNAVAILABLE as error:
         address = database.engine.url.render_as_string(hide_password=True)
         reason = error.orig if isinstance(error, DBAPIError) else error
         raise DatabaseError(f"cannot open {address}: {reason}") from error
-
-
-async def _upgrade(database: Database) -> None:
-    async with database.engine.connect() as connection:
+    async with aclosing(connection):
         if connection.dialect.name == "sqlite":
             # SQLite alters a table by dropping its old copy, which by CASCADE deletes the rows
             # that hang on it. The pragma does nothing inside a transaction.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
@@ -30,11 +30,19 @@ async def set_placeholder(session: AsyncSession, job_id: int, message_id: int) -
     )
 
 
-async def undelivered(session: AsyncSession) -> Sequence[Job]:
-    """Return all jobs whose reader still waits, oldest first, with users and generations."""
+async def undelivered(
+    session: AsyncSession, *, only: int | None = None, but: int | None = None
+) -> Sequence[Job]:
+    """Return all jobs whose reader still waits, oldest first, with users and generations.
+
+    ``only`` and ``but`` name a chat: no other's jobs, or all others'.
+    """
+    chat = true() if only is None else Job.chat_id == only
+    if but is not None:
+        chat &= Job.chat_id != but
     jobs = await session.scalars(
         select(Job)
-        .where(Job.delivered_at.is_(None))
+        .where(Job.delivered_at.is_(None), chat)
         .order_by(Job.id)
         .options(selectinload(Job.user), selectinload(Job.generations))
     )

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, InvalidRequestError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
@@ -25,6 +26,10 @@ _READ_ONLY = "neuropushkin_read_only"
 
 class DatabaseError(Exception):
     """The database cannot be opened: the message names it, for the operator."""
+
+
+# What a database that is away for a while raises: bot and worker wait for it to come back.
+UNAVAILABLE = (DBAPIError, OSError, PoolTimeoutError)
 
 
 class DatabaseSettings(Settings):

@@ -136,10 +136,12 @@ class TorchEngine:
             model.to(self._device)
             if self._device == "cpu" and model.num_parameters() < SMALL:
                 torch.set_num_threads(1)
+            self._context = model.config.max_position_embeddings
+            if not self._encode(_SAMPLE) or self._tokenizer.eos_token_id is None:
+                raise ValueError("its tokenizer knows no words or no end of a text")
+            self._card = self._describe(model)
         except (AttributeError, OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise EngineError(f"cannot load the model {self._source!r}: {error}") from error
-        self._context = model.config.max_position_embeddings
-        self._card = self._describe(model)
         self._manager = model.init_continuous_batching(
             generation_config=self._defaults(), continuous_batching_config=self._batching()
         )

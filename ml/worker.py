@@ -19,13 +19,12 @@ from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import jobs, queries
 from db.migrate import upgrade
 from db.models import Job, now
-from db.session import Database, DatabaseError, DatabaseSettings, connect
+from db.session import UNAVAILABLE, Database, DatabaseError, DatabaseSettings, connect
 from db.settings import Settings, SettingsError
 from ml.decoding import trim
 from ml.engine import (
@@ -40,7 +39,7 @@ from ml.engine import (
 )
 
 TICK = 0.25  # seconds between looks for new jobs
-BEAT = 0.75  # seconds between streams to the database: a cancel is noticed within one
+BEAT = 0.5  # seconds between streams to the database: a cancel is noticed within one
 SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to store a story
 RESCUE_EVERY = 5.0  # seconds between looks for the jobs of silent workers
 
@@ -117,8 +116,8 @@ class Worker:
                 if loop.time() >= next_beat:
                     next_beat = loop.time() + BEAT
                     await self._beat()
-            except DBAPIError as error:  # a busy or restarting database: the leases outlast it
-                log.warning("the database does not answer: %s", error.orig)
+            except UNAVAILABLE as error:  # a busy or restarting database: the leases outlast it
+                log.warning("the database does not answer: %s", error)
             if until_empty and not taken and not self._tasks:
                 return
             await asyncio.sleep(TICK)
@@ -150,6 +149,10 @@ class Worker:
             return 0
         async with self._database.write() as session:
             claimed = await jobs.claim(session, self.name, free)
+            if self._giving_back:  # the signal came while the database answered
+                for job in claimed:
+                    await jobs.release(session, jobs.Claim(job.id, self.name, job.attempts))
+                return 0
         for job in claimed:
             claim = jobs.Claim(job.id, self.name, job.attempts)
             task = asyncio.create_task(self._write(claim, job))
@@ -223,8 +226,8 @@ class Worker:
             try:
                 async with self._database.write() as session:
                     return await change(session)
-            except DBAPIError as error:
-                log.warning("the database does not answer: %s", error.orig)
+            except UNAVAILABLE as error:
+                log.warning("the database does not answer: %s", error)
                 await asyncio.sleep(pause)
         return False  # the lease runs out meanwhile: another worker writes the story
 

@@ -13,19 +13,21 @@ from pathlib import Path
 
 import psutil
 
+ROOT = Path(__file__).parents[1]
 BOUND = 130  # MB
 MESSAGES = "/start\n/help\n/story Мороз и солнце\n/unknown\n"
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
+        environment = {k: v for k, v in os.environ.items() if k != "BOT_TOKEN"}
         database = f"sqlite+aiosqlite:///{folder}/neuropushkin.db"
         bot = subprocess.Popen(
             [sys.executable, "-m", "bot"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"DATABASE_URL": database, "BOT_TOKEN": ""},
-            cwd=Path(__file__).parents[1],
+            env=environment | {"DATABASE_URL": database, "PYTHONPATH": str(ROOT)},
+            cwd=folder,  # no .env there: a token would start the bot on Telegram
         )
         assert bot.stdin is not None
         assert bot.stdout is not None

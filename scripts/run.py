@@ -18,12 +18,15 @@ WORKER_LOG = Path("data/worker.log")  # in the terminal, the worker's words woul
 
 
 def main() -> int:
-    # In a terminal Ctrl-C reaches the whole foreground group, the bot too, which then leaves in
-    # order. The worker stands in a group of its own and is asked by name.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    asked: list[int] = []
+    # In a terminal Ctrl-C and a hang-up reach the whole foreground group, the bot too, which then
+    # leaves in order. The worker stands in a group of its own and is asked by name.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: asked.append(number))
     terminal = not (os.environ.get("BOT_TOKEN") or dotenv_values(".env").get("BOT_TOKEN"))
     WORKER_LOG.parent.mkdir(exist_ok=True)
     with WORKER_LOG.open("ab") as log:
+        said_before = log.tell()
         worker = subprocess.Popen(
             [sys.executable, "-m", "ml.worker"],
             stdin=subprocess.DEVNULL,
@@ -31,23 +34,27 @@ def main() -> int:
             start_new_session=True,
         )
         bot = subprocess.Popen([sys.executable, "-m", "bot"])
-        signal.signal(signal.SIGTERM, lambda *_: bot.terminate())
-        while bot.poll() is None and worker.poll() is None:
+        while not asked and bot.poll() is None and worker.poll() is None:
             time.sleep(0.1)
-        if worker.returncode is not None:
-            _end(bot, signal.SIGTERM)
-            print(f"run: the worker ended with code {worker.returncode}", file=sys.stderr)
-            if terminal:
-                print(f"run: its last words, from {WORKER_LOG}:", file=sys.stderr)
-                lines = WORKER_LOG.read_text("utf-8", "replace").splitlines()[-5:]
-                print("\n".join(lines), file=sys.stderr)
-            return worker.returncode or 1
-        _end(worker, signal.SIGINT)
-        return bot.returncode
+    if worker.returncode is not None:
+        _end(bot, signal.SIGTERM)
+        print(f"run: the worker ended with code {worker.returncode}", file=sys.stderr)
+        if terminal:
+            print(f"run: its last words, from {WORKER_LOG}:", file=sys.stderr)
+            words = WORKER_LOG.read_bytes()[said_before:].decode("utf-8", "replace")
+            print("\n".join(words.splitlines()[-5:]), file=sys.stderr)
+        return worker.returncode or 1
+    _end(bot, signal.SIGTERM)
+    _end(worker, signal.SIGINT)
+    if asked and bot.returncode in (-asked[0], -signal.SIGTERM):
+        return 0  # the signal met it before it handled signals, or after it had done its work
+    return bot.returncode
 
 
 def _end(process: subprocess.Popen[bytes], ask: signal.Signals) -> None:
-    """Ask a process to end, and insist when it does not."""
+    """Ask a process to end, if it has not, and insist when it does not."""
+    if process.poll() is not None:
+        return
     process.send_signal(ask)
     try:
         process.wait(PATIENCE)

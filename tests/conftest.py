@@ -15,6 +15,8 @@ from db.migrate import upgrade
 from db.session import Database, connect
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+for setting in ("BOT_TOKEN", "TELEGRAM_API_URL", "ADMIN_IDS", "DATABASE_URL", "MODEL", "ENGINE"):
+    os.environ.pop(setting, None)  # the shell's own must not reach the bots that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads only wait for each other
 
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql+asyncpg://postgres@127.0.0.1:5432")

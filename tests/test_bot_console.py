@@ -14,6 +14,7 @@ from bot.config import BotSettings
 from bot.console import ConsoleSession, converse, lines_of
 from bot.screen import Screen
 from bot.texts import EN, RU
+from db import jobs, queries
 from db.models import Job, Rating
 from db.session import Database
 from ml.engine import EchoEngine
@@ -59,6 +60,26 @@ async def test_a_number_presses_a_button(sqlite: Database, tmp_path: Path) -> No
     assert printed.index(RU.sorry) < printed.index(RU.thanks)
     async with sqlite.read() as session:
         assert (await session.scalars(select(Rating.value))).one() == 1
+
+
+@pytest.mark.usefixtures("worker")
+async def test_buttons_still_stand_after_another_message(sqlite: Database, tmp_path: Path) -> None:
+    printed = await talk(sqlite, tmp_path, "/story Кот\n/help\n1\n>\n")
+    assert RU.thanks in printed
+    first, second = await jobs_of(sqlite)
+    assert second.context.startswith("Кот Кот")
+    assert first.prompt == "Кот"
+
+
+async def test_stories_of_other_chats_are_left_alone(sqlite: Database, tmp_path: Path) -> None:
+    async with sqlite.write() as session:
+        await queries.remember_user(session, 777, "ru")
+        job = await jobs.enqueue(
+            session, user_id=777, chat_id=777, private=True, request_message_id=1, prompt="чужое"
+        )
+        await jobs.cancel(session, job.id, 777)
+    assert RU.stopped not in await talk(sqlite, tmp_path, "/help\n")
+    assert (await jobs_of(sqlite))[0].delivered_at is None
 
 
 @pytest.mark.usefixtures("worker")

@@ -82,8 +82,8 @@ async def test_an_answer_that_was_sent_while_the_loop_read_is_not_sent_again(
         await asyncio.sleep(0)
     read = queries.undelivered
 
-    async def read_then_be_overtaken(session: AsyncSession) -> Sequence[Job]:
-        waiting = await read(session)
+    async def read_then_be_overtaken(session: AsyncSession, **chat: Any) -> Sequence[Job]:
+        waiting = await read(session, **chat)
         gate.open.set()
         await finished(delivery)
         return waiting
@@ -105,3 +105,21 @@ async def test_of_two_stories_in_a_chat_only_one_grows_at_a_time(
     await finished(delivery)
     drafts = [call for call in gate.calls if isinstance(call, SendMessageDraft)]
     assert [draft.draft_id for draft in drafts] == [first]
+
+
+async def test_a_database_that_is_away_does_not_end_the_loop(
+    delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    async def away() -> None:
+        looks.append(1)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(delivery, "look", away)
+    monkeypatch.setattr("bot.delivery.TICK", 0.001)
+    running = asyncio.create_task(delivery.run())
+    while len(looks) < 3:
+        await asyncio.sleep(0)
+    await delivery.stop()
+    await running

@@ -115,13 +115,14 @@ def test_a_dead_bot_ends_the_worker_and_the_code_says_so(start: Start) -> None:
     assert not worker.is_running()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_both(start: Start, number: signal.Signals) -> None:
+@pytest.mark.parametrize("whole_group", [True, False])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_both(start: Start, number: signal.Signals, whole_group: bool) -> None:
     process = start()
     greeting(process)
     family = [child(process, "bot"), child(process, "ml.worker")]
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # what a terminal does at Ctrl-C
+    if whole_group:
+        os.killpg(process.pid, number)  # what a terminal does at Ctrl-C and when it is closed
     else:
         process.send_signal(number)
     process.communicate(timeout=SECONDS)
