@@ -110,6 +110,7 @@ async def kill(process: asyncio.subprocess.Process) -> None:
 async def test_a_story_is_streamed_delivered_once_and_rated(service: Service) -> None:
     bot = await service.start("bot")
     worker = await service.start("ml.worker")
+    service.server.fail_next("sendMessage", times=2, retry_after=1)  # flood control, obeyed
     await service.server.say(service.reader, "/story Мороз и солнце")
     await service.wait(service.said, "a placeholder")
     await service.wait(lambda: service.server.drafts.get(READER_ID), "a draft")
@@ -139,10 +140,11 @@ async def test_a_story_is_streamed_delivered_once_and_rated(service: Service) ->
     for module in ("bot", "ml.worker"):
         assert "Traceback" not in service.log(module)
         assert " ERROR " not in service.log(module)
+    assert service.server.violations == []
     finals = [
         c
         for c in service.server.calls
-        if c.method == "sendMessage" and c.params["text"] == story.text
+        if c.method == "sendMessage" and c.ok and c.params["text"] == story.text
     ]
     assert len(finals) == 1
 
