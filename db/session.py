@@ -5,6 +5,8 @@ async with database.write() as session: ...   # commits at the end, rolls back o
 async with database.read() as session: ...
 """
 
+import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from sqlalchemy.orm import DeclarativeBase
 from db.settings import Settings
 
 BUSY_MILLISECONDS = 10_000  # how long SQLite waits for another writer
+WAL_TRIES, WAL_PAUSE = 100, 0.02  # and seconds between them
 _READ_ONLY = "neuropushkin_read_only"
 
 
@@ -101,11 +104,19 @@ def _set_pragmas(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     for pragma in (
         f"busy_timeout={BUSY_MILLISECONDS}",
-        "journal_mode=WAL",
         "synchronous=NORMAL",
         "foreign_keys=ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")
+    # The switch to WAL does not wait by itself: two that open a new file at once would collide.
+    for patience in range(WAL_TRIES, -1, -1):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError:
+            if not patience:
+                raise
+            time.sleep(WAL_PAUSE)
     cursor.close()
 
 
