@@ -1,12 +1,20 @@
-"""The small GPT: GPT-2's architecture at a size that two cores can train.
+"""The small GPT at a size that two cores can train: GPT-2's architecture or Llama's.
 
 Shapes: B sequences, T tokens, V vocabulary.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 
 def gpt_config(*, vocabulary: int, context: int, width: int, layers: int, heads: int) -> GPT2Config:
@@ -25,6 +33,26 @@ def gpt_config(*, vocabulary: int, context: int, width: int, layers: int, heads:
     )
 
 
+def llama_config(
+    *, vocabulary: int, context: int, width: int, layers: int, heads: int
+) -> LlamaConfig:
+    """Return Llama's configuration with about as many parameters a layer as GPT-2's."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=context,
+        hidden_size=width,
+        intermediate_size=round(width * 8 / 3 / 32) * 32,  # three matrices in place of two
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+
+
+ARCHITECTURES = {"gpt2": gpt_config, "llama": llama_config}
+
+
 class CausalLM(nn.Module):
     """Any causal language model of transformers behind our models' one signature."""
 
@@ -41,7 +69,28 @@ class CausalLM(nn.Module):
         return logits, loss
 
 
-def new_gpt(config: GPT2Config, seed: int) -> CausalLM:
-    """Build a model with GPT-2's random initialisation, the same for the same seed."""
+def new_gpt(config: PretrainedConfig, seed: int) -> CausalLM:
+    """Build a model with its architecture's random initialisation, the same for the same seed."""
     torch.manual_seed(seed)
-    return CausalLM(GPT2LMHeadModel._from_config(config, attn_implementation="sdpa"))
+    return CausalLM(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"))
+
+
+def load_gpt(folder: Path) -> CausalLM:
+    """Load a model folder in fp32, to train it further or to measure it."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    return CausalLM(model)
+
+
+def flops_per_token(model: CausalLM, context: int) -> float:
+    """Return the floating-point operations that training on one token takes, both ways.
+
+    6 for each parameter that multiplies, 6 L T E for attention over half the context (J. Hoffmann
+    et al., "Training compute-optimal large language models", 2022, appendix F, for causal masks).
+    """
+    config = model.model.config
+    matrices = sum(
+        p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "wpe" not in name
+    )
+    return 6.0 * matrices + 6.0 * config.num_hidden_layers * context * config.hidden_size

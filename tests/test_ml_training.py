@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from ml import training
+from ml.baselines import build
 from ml.dataset import Mixture, Stage, pack
-from ml.training import TrainingConfig, make_optimizers, rate_factor, train
+from ml.gpt import llama_config, new_gpt
+from ml.training import TrainingConfig, make_optimizers, rate_factor, thin, train
 from tests import toy
 
 CONFIG = TrainingConfig(
@@ -38,11 +40,16 @@ class InterruptedRunError(Exception):
 
 
 def run(
-    folder: Path, config: TrainingConfig = CONFIG, *, stop_at: int | None = None
+    folder: Path,
+    config: TrainingConfig = CONFIG,
+    *,
+    stop_at: int | None = None,
+    figures: dict[int, float] | None = None,
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """Train a fresh toy model; return the figure and the weights.
+    """Train a fresh toy model; return the best figure and the weights.
 
-    The figure counts the validations from the start of this call: 1.0, 2.0 and so on.
+    The figure of a validation falls with the steps, unless ``figures`` gives others by step;
+    ``stop_at`` names the validation of this call, from 1, that raises instead.
     """
     tokenizer = toy.toy_tokenizer()
     streams = {
@@ -63,11 +70,11 @@ def run(
 
     def validate(module: nn.Module) -> float:
         module.eval()  # as a real one does
-        assert module is model
-        figure = next(validations)
-        if figure == stop_at:
+        assert (module is model) == (config.average == 0)
+        if next(validations) == stop_at:
             raise InterruptedRunError
-        return float(figure)
+        step = 1 + len(metrics(folder))  # the line of this step comes after its validation
+        return 100.0 - step if figures is None else figures[step]
 
     figure = train(model, mixture, config, folder, validate)
     return figure, model.state_dict()
@@ -104,12 +111,93 @@ def test_metrics_have_a_line_a_step_and_a_figure_a_validation(
     assert [line["step"] for line in lines] == list(range(1, 11))
     assert [line["factor"] for line in lines] == [rate_factor(i, CONFIG) for i in range(10)]
     figures = {line["step"]: line["validation"] for line in lines if "validation" in line}
-    assert figures == {3: 1.0, 6: 2.0, 9: 3.0, 10: 4.0}
+    assert figures == {3: 97.0, 6: 94.0, 9: 91.0, 10: 90.0}
     assert all(a["seconds"] <= b["seconds"] for a, b in pairwise(lines))
 
 
-def test_last_figure_is_returned(tmp_path: Path) -> None:
-    assert run(tmp_path)[0] == 4.0
+def test_best_figure_is_returned_and_its_weights_are_left_in_the_model(tmp_path: Path) -> None:
+    figure, weights = run(tmp_path / "worse", figures={3: 2.0, 6: 1.0, 9: 1.5, 10: 3.0})
+    assert figure == 1.0
+    config = replace(CONFIG, validate_every=2)
+    best_at_6 = {2: 2.0, 4: 2.0, 6: 1.0, 8: 2.0, 10: 2.0}
+    _, others = run(tmp_path / "other", config, figures=best_at_6)
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    _, last = run(tmp_path / "last")
+    assert not all(torch.equal(weights[name], last[name]) for name in weights)
+
+
+def test_best_figure_survives_an_interruption(tmp_path: Path) -> None:
+    figures = {3: 1.0, 6: 2.0, 9: 1.5, 10: 3.0}
+    _, unbroken_weights = run(tmp_path / "unbroken", figures=figures)
+    with pytest.raises(InterruptedRunError):
+        run(tmp_path / "broken", figures=figures, stop_at=3)
+    figure, weights = run(tmp_path / "broken", figures=figures)
+    assert figure == 1.0
+    assert all(torch.equal(weights[name], unbroken_weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("stop_at", [2, 4])
+def test_averaged_weights_survive_an_interruption(stop_at: int, tmp_path: Path) -> None:
+    config = replace(CONFIG, average=0.9)
+    _, unbroken_weights = run(tmp_path / "unbroken", config)
+    with pytest.raises(InterruptedRunError):
+        run(tmp_path / "broken", config, stop_at=stop_at)
+    _, weights = run(tmp_path / "broken", config)
+    assert all(torch.equal(weights[name], unbroken_weights[name]) for name in weights)
+    _, plain = run(tmp_path / "plain")
+    assert not torch.equal(weights["model.lm_head.weight"], plain["model.lm_head.weight"])
+
+
+def test_dropout_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    tokenizer = toy.toy_tokenizer()
+    stream = pack([toy.EVENING, toy.LETTER], tokenizer)
+    config = replace(CONFIG, muon_rate=None)
+
+    def losses(folder: Path, stop: bool) -> list[float]:
+        model = build(
+            "recurrent", len(tokenizer), seed=1, cell="gru", embedding=8, hidden=8, dropout=0.5
+        )
+        mixture = Mixture(
+            {"all": stream}, [Stage(1.0, {"all": 1.0})], steps=10, batch=4, length=16, seed=5
+        )
+        validations = count(1)
+
+        def validate(_: nn.Module) -> float:
+            if stop and next(validations) == 3:
+                raise InterruptedRunError
+            return 1.0
+
+        if stop:
+            with pytest.raises(InterruptedRunError):
+                train(model, mixture, config, folder, validate)
+            return losses(folder, False)
+        train(model, mixture, config, folder, validate)
+        return [line["loss"] for line in metrics(folder)]
+
+    assert losses(tmp_path / "broken", True) == losses(tmp_path / "unbroken", False)
+
+
+def test_samples_are_kept_with_the_validations(tmp_path: Path) -> None:
+    tokenizer = toy.toy_tokenizer()
+    mixture = Mixture(
+        {"all": pack([toy.EVENING], tokenizer)},
+        [Stage(1.0, {"all": 1.0})],
+        steps=4,
+        batch=2,
+        length=16,
+        seed=5,
+    )
+    config = replace(CONFIG, steps=4, validate_every=2)
+    names = count(1)
+    model = toy.toy_model(len(tokenizer))
+    train(model, mixture, config, tmp_path, lambda _: 1.0, sample=lambda _: f"№ {next(names)}")
+    assert [line.get("sample") for line in metrics(tmp_path)] == [None, "№ 1", None, "№ 2"]
+    curve = thin(tmp_path / "metrics.jsonl")
+    losses = [line["loss"] for line in metrics(tmp_path)]
+    assert [line["loss"] for line in curve] == [
+        pytest.approx((losses[0] + losses[1]) / 2),
+        pytest.approx((losses[2] + losses[3]) / 2),
+    ]
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
@@ -144,6 +232,9 @@ def test_run_killed_around_a_checkpoint_loses_no_line(
     checkpoints = count(1)
 
     def killed(source: Path, target: Path) -> None:
+        if target.name != "checkpoint.pt":
+            replacing(source, target)
+            return
         if (second := next(checkpoints) == 2) and moment == "before":
             raise InterruptedRunError
         replacing(source, target)
@@ -251,3 +342,19 @@ def test_rates_reach_their_optimizers(tmp_path: Path) -> None:
         assert any(name.endswith(moved) for name in changed)
         matrices = {name for name in start if ".h." in name and start[name].ndim == 2}
         assert changed <= (matrices if rate == "muon_rate" else set(start) - matrices)
+
+
+def test_without_a_rate_for_muon_everything_is_adams() -> None:
+    model = toy.toy_model(50)
+    (adam,) = make_optimizers(model, replace(CONFIG, muon_rate=None))
+    decayed, plain = adam.param_groups
+    assert {p.ndim for p in decayed["params"]} == {2}
+    assert {p.ndim for p in plain["params"]} == {1}
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (CONFIG.weight_decay, 0.0)
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+def test_muon_finds_the_matrices_of_llama_too() -> None:
+    model = new_gpt(llama_config(vocabulary=50, context=16, width=16, layers=2, heads=2), seed=0)
+    muon, _ = make_optimizers(model, CONFIG)
+    assert sum(len(group["params"]) for group in muon.param_groups) == 2 * 7
