@@ -12,20 +12,19 @@ import csv
 import hashlib
 import json
 import re
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ml.cleaning import clean_lines
+
+COLUMNS = ("file", "author", "title", "genre")
 SPLIT_FILE = Path(__file__).parent / "data" / "split.json"
 PROSE = frozenset({"prose", "nonfiction"})  # verse and drama would teach short lines
 
 _CHAPTER_NUMBER = re.compile(
     r"(?:(?:глава|часть|том|книга|письмо|отделение)\s+[\w-]+|[IVXLC]{1,7}|\d{1,3})[.:]?",
     re.IGNORECASE,
-)
-_TYPOGRAPHY = str.maketrans(
-    {"―": "—", "–": "—", "‑": "-", "“": "«", "”": "»", "„": "«", "\u00a0": " ", "\ufeff": ""}
 )
 
 
@@ -50,42 +49,74 @@ class Work:
 
 
 def clean(text: str) -> str:
-    """Return the text with one paragraph a line, composed letters and uniform typography.
+    """Return the text with one paragraph a line, uniform typography and no editor's additions.
 
-    Keeps ё, capitals, dashes, «», ellipses, foreign words and paragraphs.
+    Keeps ё, capitals, dashes, «», ellipses, foreign words and paragraphs; see ml.cleaning.
     """
-    text = re.sub(r"„([^„“”\n]*)[“”]", r"«\1»", text)  # here “ closes; elsewhere it opens
-    text = unicodedata.normalize("NFC", text.translate(_TYPOGRAPHY))
-    lines = (re.sub(r"[ \t\r\f\v]+", " ", line).strip() for line in text.split("\n"))
-    return "\n".join(line for line in lines if line)
+    return "\n".join(clean_lines(text.split("\n")))
 
 
 def read_works(folder: Path) -> list[Work]:
     """Read every work named in ``folder/SOURCES.tsv``, in the table's order.
 
-    Raises CorpusError if the table or a text is missing, empty or not UTF-8.
+    Raises CorpusError if the table or a text is missing, empty, binary or not UTF-8.
     """
+    return [read_work(folder, row) for row in read_table(folder)]
+
+
+def read_work(folder: Path, row: Mapping[str, str]) -> Work:
+    """Read and clean the work of one row; raises CorpusError like ``read_works``."""
+    path = folder / row["file"]
+    text = "\n".join(clean_lines(read_lines(path)))
+    if not text:
+        raise CorpusError(f"{path}: empty")
+    return Work(row["file"], row["author"], row["title"], row["genre"], text)
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of ``folder/SOURCES.tsv``; raises CorpusError if there are none."""
     table = folder / "SOURCES.tsv"
     if not table.is_file():
         raise CorpusError(f"{table}: not found; the folder needs this table of its works")
-    works = []
-    rows = _read(table).splitlines()
-    for row in csv.DictReader(rows, delimiter="\t", quoting=csv.QUOTE_NONE):
-        path = folder / row["file"]
-        text = clean(_read(path))
-        if not text:
-            raise CorpusError(f"{path}: empty")
-        works.append(Work(row["file"], row["author"], row["title"], row["genre"], text))
-    if not works:
+    lines = (line for line in read_lines(table) if line.strip())
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = list(reader)
+    for column in COLUMNS:
+        if rows and column not in rows[0]:
+            raise CorpusError(f"{table}: has no column {column!r}")
+    for number, row in enumerate(rows, 1):
+        if not all(row[column] for column in COLUMNS):
+            raise CorpusError(f"{table}: row {number} lacks one of {', '.join(COLUMNS)}")
+        if not (folder / row["file"]).resolve().is_relative_to(folder.resolve()):
+            raise CorpusError(f"{table}: row {number} leads out of the folder: {row['file']}")
+    if not rows:
         raise CorpusError(f"{table}: names no work")
-    return works
+    return rows
 
 
-def _read(path: Path) -> str:
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield a text file's lines without their ends, one in memory at a time.
+
+    Raises CorpusError naming the file, and the byte where it ceases to be UTF-8 text.
+    """
+    offset = 0
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path}: {error}") from error
+        with path.open("rb") as file:
+            for raw in file:
+                if b"\0" in raw:
+                    raise CorpusError(
+                        f"{path}: byte {offset + raw.index(0)} is zero: a binary file, not a text"
+                    )
+                text = raw.decode("utf-8").rstrip("\r\n")
+                yield from (text if offset else text.removeprefix("\ufeff")).split("\r")
+                offset += len(raw)
+    except UnicodeDecodeError as error:
+        place = f"byte {offset + error.start} ({error.object[error.start]:#04x})"
+        raise CorpusError(
+            f"{path}: not utf-8 at {place}; re-encode it: iconv -f ITS_ENCODING -t utf-8"
+        ) from error
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}") from error
 
 
 def chapters(work: Work) -> list[str]:
@@ -112,7 +143,15 @@ def split_of(work: Work, split: dict[str, list[str]]) -> str:
 
 def corpus_hash(works: Iterable[Work]) -> str:
     """Return the SHA-256 (hex) of the cleaned texts and their names, whatever their order."""
-    digests = sorted(
-        f"{work.file} {hashlib.sha256(work.text.encode()).hexdigest()}" for work in works
-    )
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return hash_digests({work.file: text_digest(work.text) for work in works})
+
+
+def text_digest(text: str) -> str:
+    """Return the SHA-256 (hex) of one cleaned text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_digests(digests: Mapping[str, str]) -> str:
+    """Return the corpus's hash from ``{file: text_digest(text)}``."""
+    lines = sorted(f"{file} {digest}" for file, digest in digests.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

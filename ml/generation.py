@@ -1,10 +1,14 @@
-"""Draw a text from any model of ours: the samples of a training run, the tables' generations.
+"""Draw texts from a model: the samples of a training run, the generations that tables judge.
 
     write(model, tokenizer, "Мороз и солнце", tokens=200, context=512, seed=1)
+    await tell(TorchEngine("ml/pretrained/pushkin-mini"), openings)  # as readers get them
 
-The plain loop, one text at a time, the whole window again for every token: it serves every model
-with ``forward(ids) -> (logits, None)``. What serves readers is ``ml.engine``.
+``write`` is the plain loop, one text at a time, the whole window again for every token: it serves
+every model with ``forward(ids) -> (logits, None)``.
 """
+
+import asyncio
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -16,7 +20,8 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from ml.engine import Sampling
+from ml.decoding import trim
+from ml.engine import Engine, Request, Sampling
 
 
 @torch.inference_mode()
@@ -59,3 +64,24 @@ def _warpers(sampling: Sampling) -> LogitsProcessorList:
             TopPLogitsWarper(sampling.top_p),
         ]
     )
+
+
+async def tell(engine: Engine, openings: Sequence[str], *, seed: int = 0) -> list[str]:
+    """Return what a reader gets for each opening, without the opening; starts and ends the engine.
+
+    The engine's default settings; the opening of number n is written with the seed ``seed + n``.
+    """
+    await engine.start()
+    try:
+        return await asyncio.gather(
+            *(_tell_one(engine, opening, seed + n) for n, opening in enumerate(openings))
+        )
+    finally:
+        await engine.close()
+
+
+async def _tell_one(engine: Engine, opening: str, seed: int) -> str:
+    stream = await engine.submit(Request(prompt=opening, seed=seed))
+    text = "".join([piece async for piece in stream])
+    whole = trim(opening + text) if stream.finish_reason == "length" else opening + text.rstrip()
+    return whole[len(opening) :]

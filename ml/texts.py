@@ -61,18 +61,18 @@ def load(
 
 
 def read_stories(file: Path) -> list[str]:
-    """Return the ``text`` of every line of a JSON Lines file.
+    """Return the cleaned ``text`` of every line of a JSON Lines file.
 
     Raises CorpusError naming the file and the line that cannot be read.
     """
     stories = []
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise corpus.CorpusError(f"{file}: {error}") from error
     for number, line in enumerate(lines, 1):
         try:
-            stories.append(str(json.loads(line)["text"]))
+            stories.append(corpus.clean(str(json.loads(line)["text"])))
         except (ValueError, KeyError, TypeError) as error:
             raise corpus.CorpusError(f"{file}, line {number}: no JSON with a text") from error
     return stories

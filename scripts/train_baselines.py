@@ -1,10 +1,12 @@
 """Train the models of chapters 1 to 3 on one text and measure them on the same held-out works.
 
 python -m scripts.train_baselines CORPUS [NAME …] [--recipe scripts/recipes/baselines.json]
-    [--work out/baselines] [--out docs/experiments/results/baselines.json]
+    [--work out/baselines] [--mini ml/pretrained/pushkin-mini]
+    [--out docs/experiments/results/baselines.json]
 
-Each model trains in a process of its own, so that its peak memory is its own; a model that has its
-result in the work folder is not trained again, an interrupted one goes on from its checkpoint.
+Writes a row for every model in the work folder, of whatever recipe. Each model trains in a process
+of its own, so that its peak memory is its own; a model that has its result in the work folder is
+not trained again, an interrupted one goes on from its checkpoint.
 """
 
 import argparse
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, default=Path("scripts/recipes/baselines.json"))
     parser.add_argument("--split", type=Path, default=SPLIT_FILE)
     parser.add_argument("--work", type=Path, default=Path("out/baselines"))
+    parser.add_argument("--mini", type=Path, help="add the row of this model folder")
     parser.add_argument("--out", type=Path, default=results.FOLDER / "baselines.json")
     options = parser.parse_args(arguments)
     recipe = json.loads(options.recipe.read_text("utf-8"))
@@ -61,11 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
             row = pool.submit(measure, name, spec, data, options.work).result()
         figures = row["bits_per_character"]
         print(f"{name}: {figures} bits per character, {row['minutes']:.1f} min", flush=True)
-    rows = [
-        json.loads(file.read_text("utf-8"))
-        for name in recipe["models"]
-        if (file := _folder(options.work, name) / "result.json").exists()
-    ]
+    rows = [json.loads(f.read_text("utf-8")) for f in sorted(options.work.glob("*/result.json"))]
+    rows = [row for row in rows if row["spec"]["data_sha256"] == data.sha256]
+    if options.mini:
+        rows.append(_read_mini(options.mini))
     results.save(
         options.out,
         {"models": rows},
@@ -87,10 +89,12 @@ def measure(name: str, spec: dict[str, Any], data: texts.Texts, work: Path) -> d
         raise SystemExit(f"{file} is of another recipe or corpus: delete {folder}")
     kind = spec["tokenizer"]
     codec = tokenizer.train(data.everything(), **kind)
+    codec.save_pretrained(folder / "tokenizer")
     started = time.monotonic()
     if "order" in spec:
         model: Any = NGram(spec["order"], len(codec), spec.get("smoothing", "witten-bell"))
         model.fit(pack(data.everything(), codec))
+        model.save(folder / "ngram.npz")
         context, curve, sample = 512, [], ""
         parameters, seconds = model.entries(), time.monotonic() - started
     else:
@@ -103,6 +107,7 @@ def measure(name: str, spec: dict[str, Any], data: texts.Texts, work: Path) -> d
         "name": name,
         "kind": "ngram" if "order" in spec else kind["kind"],
         "tokenizer": kind,
+        "context": context,
         "parameters": parameters,
         "minutes": seconds / 60,
         "bits_per_character": {
@@ -148,6 +153,20 @@ def _train(
     train(model, mixture, config, folder, validate, sample=sample)
     curve = thin(folder / "metrics.jsonl")
     return curve, curve[-1]["sample"]
+
+
+def _read_mini(folder: Path) -> dict[str, Any]:
+    """Return the row of a model that scripts.train_mini made, from its meta.json."""
+    meta = json.loads((folder / "meta.json").read_text("utf-8"))
+    return {
+        "name": meta["name"],
+        "kind": "gpt",
+        "parameters": meta["parameters"],
+        "minutes": meta["seconds"] / 60,
+        "bits_per_character": meta["bits_per_character"],
+        "peak_memory_mb": meta["peak_memory_mb"],
+        "curve": meta["curve"],
+    }
 
 
 def _folder(work: Path, name: str) -> Path:

@@ -8,9 +8,15 @@ from pydantic_settings import BaseSettings
 from bot.config import BotSettings
 from db.session import DatabaseSettings
 from ml.worker import WorkerSettings
+from scripts.generate_synthetic import SyntheticSettings
 
 EXAMPLE = Path(__file__).parents[1] / ".env.example"
-CLASSES: tuple[type[BaseSettings], ...] = (BotSettings, DatabaseSettings, WorkerSettings)
+CLASSES: tuple[type[BaseSettings], ...] = (
+    BotSettings,
+    DatabaseSettings,
+    WorkerSettings,
+    SyntheticSettings,
+)
 
 
 def example() -> dict[str, tuple[str, str]]:

@@ -12,6 +12,8 @@ from ml.corpus import (
     clean,
     corpus_hash,
     load_split,
+    read_lines,
+    read_table,
     read_works,
     split_of,
 )
@@ -58,7 +60,7 @@ def test_russian_inner_quotes_open_and_close() -> None:
     "kept",
     [
         "Всё ещё Ёлка, ЁЖ и ёж.",
-        "— Да-с, — отвечал он — и вышел…",
+        "— Да-с, — отвечал он — и вышел...",
         "«Comment ça va, mon cher Évariste?» — спросила она.",
         "Первый абзац.\nВторой абзац.",
         "Что?.. Не может быть!",
@@ -114,6 +116,38 @@ def test_table_in_another_encoding_is_named(folder: Path) -> None:
     table.write_text(table.read_text("utf-8"), "cp1251")
     with pytest.raises(CorpusError, match=r"SOURCES\.tsv: .*utf-8"):
         read_works(folder)
+
+
+def test_first_byte_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("Вечер.\nУтро ".encode() + b"\xcf\xee\xeb\n")
+    with pytest.raises(CorpusError, match=r"a\.txt: not utf-8 at byte 21 \(0xcf\); re-encode it"):
+        list(read_lines(path))
+
+
+def test_binary_file_is_named(folder: Path) -> None:
+    (folder / "belov/pismo.txt").write_bytes("Вечер.\n".encode() + b"\1\0\2")
+    with pytest.raises(CorpusError, match=r"belov/pismo\.txt: byte 13 is zero: a binary file"):
+        read_works(folder)
+
+
+def test_lines_come_without_their_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffОдин\r\nДва\rТри\n\nЧетыре".encode())
+    assert list(read_lines(path)) == ["Один", "Два", "Три", "", "Четыре"]
+
+
+def test_table_without_a_column_is_named(folder: Path) -> None:
+    (folder / "SOURCES.tsv").write_text("file\tauthor\ttitle\na.txt\tА\tБ\n", "utf-8")
+    with pytest.raises(CorpusError, match=r"SOURCES\.tsv: has no column 'genre'"):
+        read_works(folder)
+
+
+def test_short_row_of_the_table_is_named(folder: Path) -> None:
+    with (folder / "SOURCES.tsv").open("a", encoding="utf-8") as table:
+        table.write("belov/vecher.txt\tИ. Белов\n")
+    with pytest.raises(CorpusError, match=r"SOURCES\.tsv: row 7 lacks one of file, author"):
+        read_table(folder)
 
 
 @pytest.mark.parametrize("nothing", ["", " \n\n", "\ufeff\n"])

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from ml import tokenizer as module
-from ml.tokenizer import END_OF_TEXT, train
+from ml.tokenizer import END_OF_TEXT, KINDS, load, train
 from tests import toy
 
 ALPHABET = "абвгдеёжзийклмнопрстуфхцчшщъыьэюя"
@@ -98,3 +98,44 @@ def test_merges_follow_the_textbook(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_same_documents_give_the_same_tokenizer() -> None:
     again = train([text for *_, text in toy.WORKS], vocabulary=300)
     assert again.get_vocab() == toy.toy_tokenizer().get_vocab()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", AWKWARD)
+def test_every_kind_gives_any_text_back(kind: str, text: str) -> None:
+    tokenizer = train([toy.EVENING, toy.ROAD], vocabulary=500, kind=kind)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_read_back_as_it_was_saved(kind: str, tmp_path: Path) -> None:
+    tokenizer = train([toy.EVENING, toy.ROAD], vocabulary=500, kind=kind)
+    tokenizer.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert (len(again), again.eos_token_id) == (len(tokenizer), 0)
+    assert [again.encode(text) for text in AWKWARD] == [tokenizer.encode(text) for text in AWKWARD]
+
+
+def test_character_tokenizer_spends_one_token_a_character() -> None:
+    tokenizer = train([toy.EVENING], vocabulary=400, kind="character")
+    assert len(tokenizer.encode(toy.EVENING)) == len(toy.EVENING)
+    assert len(tokenizer.encode("£")) == 2  # unseen: its bytes
+
+
+def test_word_tokenizer_keeps_common_words_whole_and_spells_the_others() -> None:
+    text = "он увидел мельник увидел мельник редкость"
+    tokenizer = train([text], vocabulary=400, kind="word")
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("увидел мельник")) == [
+        *"увидел",  # at the beginning it has no space before it, and so is another piece
+        " мельник",
+    ]
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode(" редкость")) == [*" редкость"]
+
+
+def test_vocabulary_is_a_bound_that_the_commonest_words_fill() -> None:
+    text = " раз" * 9 + " два" * 5 + " три" * 3
+    tokenizer = train([text], vocabulary=257 + 8 + 2, kind="word")
+    tokens = set(tokenizer.get_vocab())
+    assert len(tokenizer) == 257 + 8 + 2
+    assert {" раз", " два"} <= tokens
+    assert " три" not in tokens
