@@ -77,7 +77,7 @@ PLOTS = {
         plots_models.draw_ablations,
     ),
     "mini_training": Plot(
-        Source("mini_runs.json", "python -m scripts.train_mini CORPUS"),
+        Source("mini_runs.json", "python -m scripts.train_mini CORPUS --result …/mini_runs.json"),
         plots_training.draw_mini_training,
     ),
     "finetuning": Plot(

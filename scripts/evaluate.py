@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     openings = json.loads(options.prompts.read_text("utf-8"))[: options.openings]
     rows, written = [], []
     try:
-        data = texts.load(options.corpus, {"pushkin": ["pushkin"]}, (), options.split)
+        data = texts.load(options.corpus, {}, split_file=options.split)
         judges = None
         if openings:
             index = QuotationIndex.load(options.authors / "quotations.npz")

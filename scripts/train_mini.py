@@ -1,7 +1,7 @@
 """Train the bundled model from a corpus folder and write it where the worker can load it.
 
 python -m scripts.train_mini CORPUS [--recipe scripts/recipes/pushkin_mini.json] [--work out/mini]
-                             [--out ml/pretrained/pushkin-mini]
+    [--out ml/pretrained/pushkin-mini] [--result docs/experiments/results/mini_runs.json]
 
 A recipe with ``start`` goes on from the model in that folder. Interrupted, the same command goes on
 from the last checkpoint in the work folder.
@@ -11,6 +11,7 @@ import argparse
 import json
 import resource
 from pathlib import Path
+from typing import Any
 
 from ml import corpus, experiment, results
 from ml.checkpoint import export
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--split", type=Path, default=corpus.SPLIT_FILE)
     parser.add_argument("--work", type=Path, default=Path("out/mini"))
     parser.add_argument("--out", type=Path, default=Path("ml/pretrained/pushkin-mini"))
+    parser.add_argument("--result", type=Path, help="write the curves of all its stages there")
     options = parser.parse_args(arguments)
     recipe = json.loads(options.recipe.read_text("utf-8"))
     try:
@@ -51,7 +53,27 @@ def main(arguments: list[str] | None = None) -> None:
         "command": f"python -m scripts.train_mini CORPUS --recipe {options.recipe}",
     }
     export(trained.model, trained.tokenizer, meta, options.out)
+    if options.result:
+        results.save(
+            options.result,
+            {"runs": _stages(meta)},
+            command=meta["command"],
+            seed=recipe["seed"],
+            config=recipe,
+            data=data.sha256,
+        )
     print(f"{options.out}: {figures} bits per character")
+
+
+def _stages(meta: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the run and those it started from, the oldest first, by tokens seen in all."""
+    before = meta.get("started_from")
+    earlier = _stages(before) if before else []
+    if "curve" not in meta:  # made before curves were kept
+        return earlier
+    seen = before["tokens_seen"] if before else 0
+    curve = [{**line, "tokens": line["tokens"] + seen} for line in meta["curve"]]
+    return [*earlier, {"name": meta["name"], "curve": curve, **meta["bits_per_character"]}]
 
 
 if __name__ == "__main__":
