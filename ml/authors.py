@@ -103,8 +103,8 @@ class AuthorModel:
         """Return Burrows's Delta of the text to each author.
 
         Delta is the mean over the W most frequent words of |z(text) - z(author)|; z is taken by
-        the mean and deviation of the training segments, each author having as many. A text of
-        160 words is short for it: read means over many texts.
+        the mean and deviation of the training segments, ``per_author`` at most. It falls
+        with length, and 160 words are few for it: compare means over many texts of one length.
         """
         shares = _shares([plain(text, mask=self.settings.mask)], self.words)
         distances = np.abs((shares - self.mean) / self.deviation - self.profiles).mean(axis=1)

@@ -24,6 +24,7 @@ from ml.dataset import Mixture, Stage, pack
 from ml.evaluate import bits_per_character
 from ml.generation import write
 from ml.gpt import ARCHITECTURES, CausalLM, flops_per_token, load_gpt, new_gpt
+from ml.results import write_text
 from ml.training import TrainingConfig, thin, train
 
 OPENING = "В начале осени"  # of the samples that a training run prints
@@ -124,5 +125,4 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     mark = folder / "run.json"
     if mark.exists() and json.loads(mark.read_text("utf-8")) != identity:
         raise AnotherRunError(f"{mark} is another run's: name another --work or delete {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps(identity, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    write_text(mark, json.dumps(identity, ensure_ascii=False, indent=2) + "\n")

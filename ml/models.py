@@ -7,9 +7,12 @@ bits_per_character(loaded.model, loaded.tokenizer, documents, context=loaded.con
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -17,6 +20,19 @@ from ml import tokenizer
 from ml.baselines import build
 from ml.gpt import load_gpt
 from ml.ngram import NGram
+
+# What the libraries raise for files that are missing, cut off or another model's.
+_BROKEN = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    BadZipFile,
+    UnpicklingError,
+    SafetensorError,
+)
 
 CONTEXT = 512  # tokens a transformers model is measured with, or its own limit if that is less
 
@@ -44,8 +60,9 @@ def load(folder: Path) -> Loaded:
             return _load_transformers(folder)
         if (folder / "result.json").is_file():
             return _load_baseline(folder)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: {error}") from error
+    except _BROKEN as error:
+        reason = " ".join(str(error).split())  # torch's and transformers' take many lines
+        raise ModelError(f"{folder}: {type(error).__name__}: {reason}") from error
     raise ModelError(f"{folder}: no model here (neither config.json nor result.json)")
 
 

@@ -44,7 +44,7 @@ class Score:
     variety: float | None  # MATTR, see ``variety``; None for fewer words than its window
     ends: bool  # with the end of a sentence
     quoted: int  # characters of the longest run shared with the corpus (QuotationIndex.longest)
-    delta: float  # Burrows's Delta to the target author (AuthorModel.deltas)
+    delta: float  # Burrows's, to the target; at equal length only (AuthorModel.deltas)
     nearest: str  # the author of the smallest Delta
     author: str  # the classifier's
     attributed: bool  # whether that is the target

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ml import corpus
 
@@ -37,9 +38,10 @@ def load(
 ) -> Texts:
     """Read the prose of the authors' folders that ``groups`` names; others are left out.
 
-    Raises CorpusError if the folder is none, or holds no text for a group or a held-out part.
+    Raises CorpusError if the folder is none, or holds no text for a group or a held-out part, or
+    if the split cannot be read.
     """
-    split = corpus.load_split(split_file)
+    split = read_json(split_file)
     owner = {author: name for name, authors in groups.items() for author in authors}
     parts: dict[str, list[str]] = {name: [] for name in groups}
     held_out: dict[str, list[str]] = {"validation": [], "test": []}
@@ -58,6 +60,14 @@ def load(
     if empty:
         raise corpus.CorpusError(f"{folder}: no prose for {', '.join(empty)}")
     return Texts(parts, held_out["validation"], held_out["test"], split, corpus.corpus_hash(works))
+
+
+def read_json(file: Path) -> Any:
+    """Return what a JSON file holds: a split, a recipe; raises CorpusError naming the file."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise corpus.CorpusError(f"{file}: {getattr(error, 'strerror', error)}") from error
 
 
 def read_stories(file: Path) -> list[str]:

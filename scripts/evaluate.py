@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ml import authors, corpus, results, texts
+from ml.engine import EngineError, GenerationError
 from ml.engine_torch import TorchEngine
 from ml.evaluate import bits_per_character
 from ml.generation import tell, write
@@ -46,9 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1799)
     parser.add_argument("--out", type=Path, default=results.FOLDER / "evaluate.json")
     options = parser.parse_args(arguments)
-    openings = json.loads(options.prompts.read_text("utf-8"))[: options.openings]
     rows, written = [], []
     try:
+        openings = texts.read_json(options.prompts)[: options.openings]
         data = texts.load(options.corpus, {}, split_file=options.split)
         judges = None
         if openings:
@@ -68,6 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(json.dumps(row, ensure_ascii=False), flush=True)
     except (corpus.CorpusError, ModelError, authors.AuthorsError) as error:
         raise SystemExit(str(error)) from error
+    except (EngineError, GenerationError) as error:
+        raise SystemExit(f"{folder} cannot write: {error}") from error
     except OSError as error:
         raise SystemExit(f"{error.filename}: {error.strerror}") from error
     models = " ".join(map(str, options.models))

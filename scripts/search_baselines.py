@@ -9,6 +9,7 @@ family is written to WORK/best.json, a recipe that scripts.train_baselines train
 
 import argparse
 import json
+import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from ml.corpus import SPLIT_FILE, CorpusError
 from ml.dataset import Mixture, Stage, pack
 from ml.evaluate import bits_per_character
 from ml.ngram import NGram
-from ml.search import Range, Report, search
+from ml.search import Pruned, Range, Report, search
 from ml.training import TrainingConfig, train
 
 
@@ -36,8 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("out/search"))
     parser.add_argument("--out", type=Path, default=results.FOLDER / "search.json")
     options = parser.parse_args(arguments)
-    recipe = json.loads(options.recipe.read_text("utf-8"))
     try:
+        recipe = texts.read_json(options.recipe)
         data = texts.load(options.corpus, recipe["groups"], recipe["leave_out"], options.split)
     except CorpusError as error:
         raise SystemExit(str(error)) from error
@@ -133,12 +134,15 @@ class Objective:
             )
             print(f"{self._study} {number} step {validations[-1]}: {figure:.4f} {settings}")
             report(validations[-1], figure)
+            if not math.isfinite(figure):
+                raise Pruned  # it diverged; as a failure it would be drawn again for ever
             return figure
 
-        figure = train(model, mixture, config, folder, validate)
-        for weights in folder.glob("*.pt"):
-            weights.unlink()  # the figures are what a trial leaves
-        return figure
+        try:
+            return train(model, mixture, config, folder, validate)
+        finally:
+            for weights in folder.glob("*.pt"):
+                weights.unlink()  # the figures are what a trial leaves
 
 
 def _read_run(folder: Path) -> dict[str, Any]:

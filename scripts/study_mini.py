@@ -8,11 +8,10 @@ trained again; an interrupted one goes on from its checkpoint.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from ml import corpus, experiment, results
+from ml import corpus, experiment, results, texts
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,11 +24,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, help="out/ and the study's name without it")
     parser.add_argument("--out", type=Path, help="among the results, by the study's name, without")
     options = parser.parse_args(arguments)
-    study = json.loads(options.study.read_text("utf-8"))
     name = options.study.stem
     work = options.work or Path("out") / name
     runs = []
     try:
+        study = texts.read_json(options.study)
         for variant, changes in study["variants"].items():
             recipe = merge(study["base"], changes)
             data = experiment.read_texts(recipe, options.corpus, options.split)

@@ -44,12 +44,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mini", type=Path, help="add the row of this model folder")
     parser.add_argument("--out", type=Path, default=results.FOLDER / "baselines.json")
     options = parser.parse_args(arguments)
-    recipe = json.loads(options.recipe.read_text("utf-8"))
-    unknown = set(options.names) - set(recipe["models"])
-    if unknown:
-        raise SystemExit(f"{options.recipe} has no {', '.join(sorted(unknown))}")
     try:
+        recipe = texts.read_json(options.recipe)
+        unknown = set(options.names) - set(recipe["models"])
+        if unknown:
+            raise SystemExit(f"{options.recipe} has no {', '.join(sorted(unknown))}")
         data = texts.load(options.corpus, recipe["groups"], recipe["leave_out"], options.split)
+        mini = [_read_mini(options.mini)] if options.mini else []
     except CorpusError as error:
         raise SystemExit(str(error)) from error
 
@@ -66,11 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name}: {figures} bits per character, {row['minutes']:.1f} min", flush=True)
     rows = [json.loads(f.read_text("utf-8")) for f in sorted(options.work.glob("*/result.json"))]
     rows = [row for row in rows if row["spec"]["data_sha256"] == data.sha256]
-    if options.mini:
-        rows.append(_read_mini(options.mini))
     results.save(
         options.out,
-        {"models": rows},
+        {"models": rows + mini},
         command="python -m scripts.train_baselines CORPUS",
         seed=recipe["seed"],
         config=recipe,
@@ -157,7 +156,7 @@ def _train(
 
 def _read_mini(folder: Path) -> dict[str, Any]:
     """Return the row of a model that scripts.train_mini made, from its meta.json."""
-    meta = json.loads((folder / "meta.json").read_text("utf-8"))
+    meta = texts.read_json(folder / "meta.json")
     return {
         "name": meta["name"],
         "kind": "gpt",

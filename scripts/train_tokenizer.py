@@ -9,12 +9,11 @@ is bits per character of one small model that trains for the same compute at eac
 """
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ml import experiment, results, tokenizer
+from ml import experiment, results, texts, tokenizer
 from ml.corpus import SPLIT_FILE, CorpusError
 
 
@@ -34,8 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.sweep and not options.out:
         parser.error("name the folder to save to (--out), or --sweep")
-    study = json.loads(options.recipe.read_text("utf-8"))
     try:
+        study = texts.read_json(options.recipe)
         data = experiment.read_texts(study["base"], options.corpus, options.split)
         if options.out:
             trained = tokenizer.train(data.everything(), options.vocabulary, options.kind)

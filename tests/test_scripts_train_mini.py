@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -205,3 +207,41 @@ def test_toy_split_holds_out_prose_of_the_toy_corpus(trained: Place) -> None:
     # The toy recipe is worth something only if each part gets a text.
     parts = [split_of(w, toy.SPLIT) for w in read_works(trained.corpus) if w.genre in PROSE]
     assert set(parts) == {"train", "validation", "test"}
+
+
+def test_killed_process_goes_on_to_the_curve_of_an_unbroken_run(tmp_path: Path) -> None:
+    recipe = {**toy.RECIPE, "training": {**toy.RECIPE["training"], "steps": 40}}
+    recipe["training"]["validate_every"] = 5
+    unbroken, killed = Place(tmp_path / "unbroken"), Place(tmp_path / "killed")
+    for place in (unbroken, killed):
+        toy.write_json(place.recipe, recipe)
+    unbroken.train()
+
+    options = {"recipe": killed.recipe, "split": killed.split, "work": killed.work}
+    named = [text for name, path in options.items() for text in (f"--{name}", str(path))]
+    program = [sys.executable, "-m", "scripts.train_mini", str(killed.corpus), *named]
+    root = Path(train_mini.__file__).parents[1]
+    metrics = killed.work / "metrics.jsonl"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*program, "--out", str(killed.out)], cwd=root, stdout=log, stderr=log
+        )
+        try:
+            # Past the second checkpoint, which is of step 10, and before the end.
+            while not metrics.exists() or metrics.read_bytes().count(b"\n") < 12:
+                assert process.poll() is None, (tmp_path / "log").read_text("utf-8")
+                time.sleep(0.002)
+        finally:
+            process.kill()  # SIGKILL: nothing is tidied up
+            process.wait()
+    assert 12 <= metrics.read_bytes().count(b"\n") < 40
+    assert not killed.out.exists()
+
+    killed.train()
+    curves = [
+        [{**json.loads(line), "seconds": 0} for line in lines.open(encoding="utf-8")]
+        for lines in (unbroken.work / "metrics.jsonl", metrics)
+    ]
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == 40
+    assert lasting(killed.meta()) == lasting(unbroken.meta())
