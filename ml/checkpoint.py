@@ -5,12 +5,14 @@ AutoModelForCausalLM.from_pretrained("ml/pretrained/pushkin-mini")
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
-from ml.gpt import CausalLM
+from ml.gpt import CausalLM, load_gpt
 
 
 def export(
@@ -23,3 +25,20 @@ def export(
     tokenizer.save_pretrained(folder)
     text = json.dumps(meta, ensure_ascii=False, indent=2)
     (folder / "meta.json").write_text(text + "\n", "utf-8")
+
+
+def average(folders: Sequence[Path], weights: Sequence[float]) -> CausalLM:
+    """Return a model whose every parameter is the weighted mean of the folders' models.
+
+    Models of one origin stay good on the way from one to the other (M. Wortsman et al., "Robust
+    fine-tuning of zero-shot models", CVPR 2022).
+    """
+    models = [load_gpt(folder) for folder in folders]
+    shares = [weight / sum(weights) for weight in weights]
+    mixed = models[0]
+    with torch.no_grad():
+        states = [dict(model.named_parameters()) for model in models]
+        for name, parameter in mixed.named_parameters():
+            pairs = zip(shares, states, strict=True)
+            parameter.copy_(sum(share * state[name] for share, state in pairs))
+    return mixed

@@ -77,18 +77,23 @@ def read_table(folder: Path) -> list[dict[str, str]]:
     """Return the rows of ``folder/SOURCES.tsv``; raises CorpusError if there are none."""
     table = folder / "SOURCES.tsv"
     if not table.is_file():
-        raise CorpusError(f"{table}: not found; the folder needs this table of its works")
+        raise CorpusError(f"{table}: not found; python -m scripts.build_corpus writes this table")
     lines = (line for line in read_lines(table) if line.strip())
     reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     rows = list(reader)
     for column in COLUMNS:
         if rows and column not in rows[0]:
             raise CorpusError(f"{table}: has no column {column!r}")
+    named: set[Path] = set()
     for number, row in enumerate(rows, 1):
         if not all(row[column] for column in COLUMNS):
             raise CorpusError(f"{table}: row {number} lacks one of {', '.join(COLUMNS)}")
-        if not (folder / row["file"]).resolve().is_relative_to(folder.resolve()):
+        path = (folder / row["file"]).resolve()
+        if not path.is_relative_to(folder.resolve()):
             raise CorpusError(f"{table}: row {number} leads out of the folder: {row['file']}")
+        if path in named:
+            raise CorpusError(f"{table}: row {number} names {row['file']} again")
+        named.add(path)
     if not rows:
         raise CorpusError(f"{table}: names no work")
     return rows
@@ -104,8 +109,9 @@ def read_lines(path: Path) -> Iterator[str]:
         with path.open("rb") as file:
             for raw in file:
                 if b"\0" in raw:
+                    place = f"byte {offset + raw.index(0)}"
                     raise CorpusError(
-                        f"{path}: byte {offset + raw.index(0)} is zero: a binary file, not a text"
+                        f"{path}: {place} is zero: a binary file, or UTF-16; utf-8 text is needed"
                     )
                 text = raw.decode("utf-8").rstrip("\r\n")
                 yield from (text if offset else text.removeprefix("\ufeff")).split("\r")
@@ -131,8 +137,18 @@ def chapters(work: Work) -> list[str]:
 
 
 def load_split(path: Path = SPLIT_FILE) -> dict[str, list[str]]:
-    """Return ``{"validation": [...files], "test": [...files]}``; all other works train."""
-    split: dict[str, list[str]] = json.loads(path.read_text("utf-8"))
+    """Return ``{"validation": [...files], "test": [...files]}``; all other works train.
+
+    Raises CorpusError if the file is missing or says anything else.
+    """
+    try:
+        split: dict[str, list[str]] = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # no JSON, or not UTF-8
+        raise CorpusError(f"{path}: not a split of works ({error})") from error
+    if not isinstance(split, dict) or any(not isinstance(files, list) for files in split.values()):
+        raise CorpusError(f"{path}: not a split of works, an object with lists of files")
     return split
 
 

@@ -66,22 +66,28 @@ def _warpers(sampling: Sampling) -> LogitsProcessorList:
     )
 
 
-async def tell(engine: Engine, openings: Sequence[str], *, seed: int = 0) -> list[str]:
+async def tell(
+    engine: Engine, openings: Sequence[str], *, seed: int = 0, sampling: Sampling | None = None
+) -> list[str]:
     """Return what a reader gets for each opening, without the opening; starts and ends the engine.
 
-    The engine's default settings; the opening of number n is written with the seed ``seed + n``.
+    The bot's settings unless others are given; opening number n is written with the seed
+    ``seed + n``.
     """
     await engine.start()
     try:
         return await asyncio.gather(
-            *(_tell_one(engine, opening, seed + n) for n, opening in enumerate(openings))
+            *(
+                _tell_one(engine, Request(opening, sampling=sampling or Sampling(), seed=seed + n))
+                for n, opening in enumerate(openings)
+            )
         )
     finally:
         await engine.close()
 
 
-async def _tell_one(engine: Engine, opening: str, seed: int) -> str:
-    stream = await engine.submit(Request(prompt=opening, seed=seed))
-    text = "".join([piece async for piece in stream])
+async def _tell_one(engine: Engine, request: Request) -> str:
+    stream = await engine.submit(request)
+    opening, text = request.prompt, "".join([piece async for piece in stream])
     whole = trim(opening + text) if stream.finish_reason == "length" else opening + text.rstrip()
     return whole[len(opening) :]

@@ -14,9 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ml.corpus import CorpusError
 
 WINDOW = 24  # characters of a hashed window; a run below it is reported as 0
 STEP = 17
@@ -103,8 +106,12 @@ class QuotationIndex:
 
     @classmethod
     def load(cls, path: Path) -> "QuotationIndex":
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return cls(arrays["codes"], arrays["hashes"], arrays["places"])
+        """Read what ``save`` wrote. Raises OSError, or CorpusError if the file is another."""
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return cls(arrays["codes"], arrays["hashes"], arrays["places"])
+        except (ValueError, EOFError, LookupError, BadZipFile, TypeError) as error:
+            raise CorpusError(f"{path}: not a saved index of quotations ({error})") from error
 
 
 def save_arrays(path: Path, **arrays: NDArray[Any]) -> None:

@@ -70,20 +70,28 @@ def connect(key: str, base_url: str, timeout: float = 180.0) -> Client:
 def line_of(
     order: Order, request: Request, answer: ChatCompletion, batch: str | None = None
 ) -> Line:
-    """Turn an answer into a line; one that does not say what it used counts as the worst case."""
-    choice = answer.choices[0] if answer.choices else None
-    text = (choice.message.content or "").strip() if choice else ""
-    reason = (choice.finish_reason if choice else None) or "none"
+    """Turn an answer into a line; one that does not say what it used counts as the worst case.
+
+    Raises SyntheticError if it has another shape: openai hands on what it gets unchecked.
+    """
     prompt, completion = worst_tokens(order, request)
-    if answer.usage and isinstance(answer.usage.completion_tokens, int):
-        prompt, completion = answer.usage.prompt_tokens, answer.usage.completion_tokens
+    try:
+        choice = next(iter(answer.choices), None)
+        text = (choice.message.content or "").strip() if choice and choice.message else ""
+        reason = str((choice.finish_reason if choice else None) or "none")
+        used = (answer.usage.prompt_tokens, answer.usage.completion_tokens) if answer.usage else ()
+    except (AttributeError, TypeError):
+        raise SyntheticError(NOT_THE_API) from None
+    if used and all(isinstance(count, int) and count >= 0 for count in used):
+        prompt, completion = used
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate cannot be kept
     return Line(
         id=order.id,
         theme=order.theme.text,
         group=order.theme.group,
         number=order.number,
         text=text,
-        model=answer.model or request.model,
+        model=str(answer.model or request.model),
         finish_reason=reason,
         good=reason == "stop" and bool(text),
         prompt_tokens=prompt,
@@ -102,7 +110,7 @@ def answer_of(body: dict[str, Any]) -> ChatCompletion:
 
 def lost_line(order: Order, request: Request) -> Line:
     """Return the line of a request that was sent and got no answer: charged or not, who knows."""
-    nothing = answer_of({"model": request.model})
+    nothing = answer_of({"model": request.model, "choices": []})
     return Line(**{**vars(line_of(order, request, nothing)), "finish_reason": LOST})
 
 

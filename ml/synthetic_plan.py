@@ -88,7 +88,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run should take: tokens, US dollars, seconds; ``worst`` is what it cannot exceed."""
+    """What a run should take: tokens, US dollars, seconds; ``worst``: no try costs more."""
 
     stories: int
     prompt_tokens: int

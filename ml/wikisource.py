@@ -10,7 +10,6 @@ between, ``maxlag``, a User-Agent, and on 429 or 5xx a wait that doubles or that
 """
 
 import csv
-import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -75,6 +74,8 @@ class Wiki:
                     raise WikiError(f"{title}: HTTP {response.status_code} from {self._url}")
                 else:
                     answer: dict[str, Any] = response.json()
+                    if not isinstance(answer, dict):
+                        raise WikiError(f"{title}: {self._url} is not MediaWiki's api.php")
                     error = answer.get("error", {})
                     if "parse" in answer:
                         return answer
@@ -84,8 +85,10 @@ class Wiki:
                     trouble = str(error["code"])
                 if named.isdigit():
                     wait = max(self._pause, float(named))
-            except json.JSONDecodeError:
-                trouble = "an answer cut short"
+            except ValueError:
+                trouble = "an answer that is not JSON, or cut short"
+            except httpx.InvalidURL as error:
+                raise WikiError(f"{self._url}: not an address ({error})") from error
             except httpx.HTTPError as error:
                 trouble = f"{type(error).__name__}: {error}"
         raise WikiError(f"{title}: gave up after {ATTEMPTS} attempts: {trouble} ({self._url})")

@@ -4,14 +4,17 @@ python -m scripts.build_corpus FOLDER [--out data/corpus]      # texts, with or 
 python -m scripts.build_corpus --download [--out data/corpus]  # from ru.wikisource, resumable
 
 A folder without SOURCES.tsv may hold author/title.txt or title.txt. Held-out works are read
-first, so that of two doubles the held-out one stays and nothing of it is left to train on. Each
-file is written whole or not at all, manifest.json last.
+first, so that of two doubles the held-out one stays and nothing of it is left to train on. A build
+that fails changes nothing: the files take their places when all are written, manifest.json last.
 """
 
 import argparse
 import hashlib
 import json
+import math
+import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     source.add_argument("folder", type=Path, nargs="?", help="a folder of texts")
     source.add_argument("--download", action="store_true", help="fetch the texts of ml/data")
     parser.add_argument("--url", default=wikisource.URL, help="the wiki's api.php")
-    parser.add_argument("--pause", type=float, default=wikisource.PAUSE, help="seconds a request")
-    parser.add_argument("--out", type=Path, default=Path("data/corpus"))
+    parser.add_argument("--pause", type=seconds, default=wikisource.PAUSE, help="seconds a request")
+    parser.add_argument("--out", type=Path, default=Path("data/corpus"), help="%(default)s")
     options = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
     try:
@@ -60,11 +63,33 @@ def main(arguments: list[str] | None = None) -> None:
         print(line)
 
 
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
 def build(folder: Path, out: Path, command: str) -> dict[str, Any]:
     """Write the cleaned corpus and return its manifest; raises CorpusError."""
-    if out.resolve() == folder.resolve():
-        raise CorpusError(f"{out}: is the folder of the sources; they would be overwritten")
-    rows, split = list_works(folder), load_split()
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise CorpusError(f"{out}: in the folder of the sources, it would be overwritten or reread")
+    rows = list_works(folder)
+    staging = out / ".part"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # of a build that was killed
+        manifest = write_all(folder, rows, staging, command)
+        remove_stale(out, manifest["works"])
+        for file in (*manifest["works"], "SOURCES.tsv", "manifest.json"):
+            move(staging / file, out / file)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return manifest
+
+
+def write_all(folder: Path, rows: list[Row], out: Path, command: str) -> dict[str, Any]:
+    """Write texts, table and manifest into ``out``; return the manifest."""
+    split = load_split()
     index = DuplicateIndex()
     kept: dict[str, dict[str, Any]] = {}
     dropped: list[dict[str, Any]] = []
@@ -85,13 +110,13 @@ def build(folder: Path, out: Path, command: str) -> dict[str, Any]:
             }
     table = ["\t".join(COLUMNS)]
     table += ["\t".join(row[name] for name in COLUMNS) for row in rows if row["file"] in kept]
-    remove_stale(out, kept)
     write(out / "SOURCES.tsv", "\n".join(table) + "\n")
     manifest = {
         "command": command,
         "corpus_sha256": hash_digests({name: kept[name]["text_sha256"] for name in kept}),
         "works": {row["file"]: kept[row["file"]] for row in rows if row["file"] in kept},
         "dropped": dropped,
+        "absent": [file for files in split.values() for file in files if file not in kept],
     }
     write(out / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
     return manifest
@@ -102,7 +127,7 @@ def list_works(folder: Path) -> list[Row]:
     if (folder / "SOURCES.tsv").exists():
         return read_table(folder)
     if not folder.is_dir():
-        raise CorpusError(f"{folder}: no such folder")
+        raise CorpusError(f"{folder}: {'not a' if folder.exists() else 'no such'} folder")
     files = sorted(path.relative_to(folder) for path in folder.rglob("*.txt") if path.is_file())
     if not files:
         raise CorpusError(f"{folder}: empty: neither SOURCES.tsv nor *.txt in it")
@@ -163,12 +188,22 @@ def write(path: Path, text: str) -> None:
         raise CorpusError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def move(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
+    except OSError as error:
+        raise CorpusError(f"{target}: cannot be written: {error.strerror}") from error
+
+
 def report(manifest: dict[str, Any]) -> Iterator[str]:
     """Yield what a reader wants to know: what was dropped and why, what is there now."""
     for row in manifest["dropped"]:
         where = " {}-{}".format(*row["paragraphs"]) if "paragraphs" in row else ""
         reason = f"{row['reason']} ({row['twin']}), {row['characters']:,} characters"
         yield f"dropped {row['file']}{where}: {reason}"
+    if manifest["absent"]:
+        yield f"held out by the split, but not here: {', '.join(manifest['absent'])}"
     works = manifest["works"].values()
     characters = sum(work["characters"] for work in works)
     yield f"{len(works)} works, {characters:,} characters, corpus {manifest['corpus_sha256'][:12]}"

@@ -1,7 +1,7 @@
 """Measure models on the held-out works, and what they write.
 
 python -m scripts.evaluate MODEL… --corpus CORPUS [--authors out/authors] [--openings 50]
-    [--out docs/experiments/results/evaluate.json]
+    [--temperature 0.8] [--top-p 0.9] [--top-k 60] [--out docs/experiments/results/evaluate.json]
 
 MODEL is a folder: a model of transformers, or one that scripts.train_baselines left in its work
 folder. Models the bot can serve write with its engine and default settings, 320 tokens at most;
@@ -13,11 +13,12 @@ fits the authors first.
 import argparse
 import asyncio
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ml import authors, corpus, results, texts
-from ml.engine import EngineError, GenerationError
+from ml.engine import EngineError, GenerationError, Sampling
 from ml.engine_torch import TorchEngine
 from ml.evaluate import bits_per_character
 from ml.generation import tell, write
@@ -44,9 +45,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--authors", type=Path, default=Path("out/authors"))
     parser.add_argument("--prompts", type=Path, default=OPENINGS)
     parser.add_argument("--openings", type=int, default=50, help="how many of them; 0: none")
+    parser.add_argument("--temperature", type=float, default=Sampling.temperature)
+    parser.add_argument("--top-p", type=float, default=Sampling.top_p)
+    parser.add_argument("--top-k", type=int, default=Sampling.top_k)
     parser.add_argument("--seed", type=int, default=1799)
     parser.add_argument("--out", type=Path, default=results.FOLDER / "evaluate.json")
     options = parser.parse_args(arguments)
+    sampling = Sampling(options.temperature, options.top_p, options.top_k)
     rows, written = [], []
     try:
         openings = texts.read_json(options.prompts)[: options.openings]
@@ -59,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
             loaded = load(folder)
             row = _measure(loaded, data)
             if judges:
-                stories = _write(folder, loaded, openings, options.seed)
+                stories = _write(folder, loaded, openings, options.seed, sampling)
                 row["generations"] = _judge(stories, *judges)
                 written += [
                     {"model": loaded.name, "opening": opening, "text": story}
@@ -79,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         {"models": rows},
         command=f"python -m scripts.evaluate {models} --corpus CORPUS",
         seed=options.seed,
+        config={"sampling": asdict(sampling), "openings": len(openings)},
         data=data.sha256,
     )
     results.write_text(options.out.with_suffix(".md"), _table(rows))
@@ -105,10 +111,12 @@ def _measure(loaded: Loaded, data: texts.Texts) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, loaded: Loaded, openings: list[str], seed: int) -> list[str]:
+def _write(
+    folder: Path, loaded: Loaded, openings: list[str], seed: int, sampling: Sampling
+) -> list[str]:
     """Return a continuation of each opening."""
     if loaded.serves:
-        return asyncio.run(tell(TorchEngine(str(folder)), openings, seed=seed))
+        return asyncio.run(tell(TorchEngine(str(folder)), openings, seed=seed, sampling=sampling))
     return [
         write(
             loaded.model,
@@ -117,6 +125,7 @@ def _write(folder: Path, loaded: Loaded, openings: list[str], seed: int) -> list
             tokens=100,
             context=loaded.context,
             seed=seed + number,
+            sampling=sampling,
         )[len(opening) :]
         for number, opening in enumerate(openings)
     ]

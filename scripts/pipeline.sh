@@ -19,6 +19,7 @@ run train_tokenizer "$corpus" --sweep
 # Chapters 1 to 3: the naive models, the search, what went wrong in it
 run search_baselines "$corpus"
 run train_baselines "$corpus" --recipe out/search/best.json
+run train_baselines "$corpus" --recipe scripts/recipes/ngrams_all_prose.json
 run autopsy "$corpus"
 # pushkin-mini: which size, which settings, then three stages
 run study_mini "$corpus" --study scripts/recipes/scaling.json
@@ -27,6 +28,8 @@ run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini.json --work out/m
 run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini_trunk.json --work out/trunk \
   --out out/trunk/model
 run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini_cooldown.json --work out/cooldown \
+  --out out/cooldown/model
+run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini_last.json --work out/last \
   --out ml/pretrained/pushkin-mini --result docs/experiments/results/mini_runs.json
 run train_baselines "$corpus" --mini ml/pretrained/pushkin-mini
 # What they write, how fast it all is, and the pictures

@@ -149,7 +149,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
     """Return a trial's parameters, seconds and curve, as far as it came."""
     if not (folder / "model.json").exists():
         return {"parameters": 0, "seconds": 0.0, "curve": []}
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open(encoding="utf-8")]
+    with (folder / "metrics.jsonl").open(encoding="utf-8") as metrics:
+        lines = [json.loads(line) for line in metrics]
     every = max(1, len(lines) // 12)
     curve = [
         {"step": line["step"], "loss": line["loss"], "validation": line.get("validation")}

@@ -90,11 +90,13 @@ def measure(name: str, spec: dict[str, Any], data: texts.Texts, work: Path) -> d
     codec = tokenizer.train(data.everything(), **kind)
     codec.save_pretrained(folder / "tokenizer")
     started = time.monotonic()
+    curve: list[dict[str, Any]] = []
+    sample = ""
     if "order" in spec:
         model: Any = NGram(spec["order"], len(codec), spec.get("smoothing", "witten-bell"))
         model.fit(pack(data.everything(), codec))
         model.save(folder / "ngram.npz")
-        context, curve, sample = 512, [], ""
+        context = 512
         parameters, seconds = model.entries(), time.monotonic() - started
     else:
         context = spec["context"]
@@ -169,7 +171,7 @@ def _read_mini(folder: Path) -> dict[str, Any]:
 
 
 def _folder(work: Path, name: str) -> Path:
-    return work / name.replace(" ", "_").replace("(", "").replace(")", "")
+    return work / name.translate(str.maketrans(" ", "_", "(),"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("bot", "db", "ml", "migrations", "scripts", "tests")
 MODELS = {
-    *("autopsy", "baselines", "evaluate", "experiment", "finetune", "generation", "gpt", "models"),
+    *(
+        "autopsy",
+        "baselines",
+        "checkpoint",
+        "evaluate",
+        "experiment",
+        "finetune",
+        "generation",
+        "gpt",
+        "models",
+    ),
     *("ngram", "preference", "throughput", "training"),
 }
 DOORS = {

@@ -150,6 +150,14 @@ def test_short_row_of_the_table_is_named(folder: Path) -> None:
         read_table(folder)
 
 
+@pytest.mark.parametrize("name", ["belov/vecher.txt", "gorsky/../belov/vecher.txt"])
+def test_text_named_twice_is_not_read_twice(folder: Path, name: str) -> None:
+    with (folder / "SOURCES.tsv").open("a", encoding="utf-8") as table:
+        table.write(f"{name}\tИ. Белов\tВечер\tprose\n")
+    with pytest.raises(CorpusError, match=rf"SOURCES\.tsv: row 7 names {name} again"):
+        read_table(folder)
+
+
 @pytest.mark.parametrize("nothing", ["", " \n\n", "\ufeff\n"])
 def test_empty_text_is_named(folder: Path, nothing: str) -> None:
     (folder / "belov/pismo.txt").write_text(nothing, "utf-8")
@@ -210,6 +218,18 @@ def test_split_holds_out_whole_works_that_exist(folder: Path, tmp_path: Path) ->
         "gorsky/doroga.txt": "train",
         "gorsky/zametki.txt": "train",
     }
+
+
+@pytest.mark.parametrize("broken", [b"{", b"[]", b'{"test": "a.txt"}', b'{"test": ["\xff"]}'])
+def test_broken_split_is_named(tmp_path: Path, broken: bytes) -> None:
+    (tmp_path / "split.json").write_bytes(broken)
+    with pytest.raises(CorpusError, match=r"split\.json: not a split of works"):
+        load_split(tmp_path / "split.json")
+
+
+def test_missing_split_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"split\.json: No such file"):
+        load_split(tmp_path / "split.json")
 
 
 def test_shipped_split_holds_out_each_work_once() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ml import quotation, scoring
 from ml.authors import Attribution, AuthorModel
+from ml.corpus import CorpusError
 from ml.quotation import EXACT, STEP, WINDOW, QuotationIndex, uniform
 from ml.scoring import Filters, Score, summarise
 from tests import toy
@@ -155,6 +156,13 @@ def test_saved_index_answers_the_same(tmp_path: Path) -> None:
     text = "и вот. " + toy.ROAD[30:150]
     assert loaded.longest(text) == index.longest(text) > 100
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["quotations.npz"]
+
+
+@pytest.mark.parametrize("harm", [b"", b"half", b"PK\3\4half"])
+def test_broken_index_is_named(tmp_path: Path, harm: bytes) -> None:
+    (tmp_path / "quotations.npz").write_bytes(harm)
+    with pytest.raises(CorpusError, match=r"quotations\.npz: not a saved index"):
+        QuotationIndex.load(tmp_path / "quotations.npz")
 
 
 def test_full_disk_leaves_the_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,9 @@ from ml.synthetic import (
     Patience,
     StoppedError,
     Writing,
+    answer_of,
     connect,
+    line_of,
     lost_line,
     pause_or_stop,
     worst_cost,
@@ -316,6 +318,47 @@ async def test_an_answer_that_does_not_say_its_tokens_counts_as_the_worst(
     await run(ORDERS[:1])
     assert lines(path)[0].cost == pytest.approx(MOST)
     assert lines(path)[0].good
+
+
+MESSAGE = {"message": {"content": "Жил-был\ud800."}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"choices": []}, ""),
+        ({"choices": [{}]}, ""),
+        ({"choices": [MESSAGE], "usage": {"completion_tokens": 3}, "model": 5}, "Жил-был?."),
+        (
+            {"choices": [MESSAGE], "usage": {"completion_tokens": 3, "prompt_tokens": -3}},
+            "Жил-был?.",
+        ),
+    ],
+)
+def test_a_careless_answer_is_kept_at_the_worst_price(
+    path: Path, answer: dict[str, Any], text: str
+) -> None:
+    line = line_of(ORDERS[0], REQUEST, answer_of(answer))
+    assert (line.text, line.cost) == (text, pytest.approx(MOST))
+    with Store(path) as store:
+        store.append(line)
+    assert lines(path) == [line]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"error": "no"},
+        {"choices": 5},
+        {"choices": ["a"]},
+        {"choices": [{"message": {"content": ["a"]}}]},
+        {"choices": [MESSAGE], "usage": 7},
+    ],
+)
+def test_an_answer_of_another_shape_is_not_the_apis(answer: dict[str, Any]) -> None:
+    with pytest.raises(SyntheticError, match="not as OpenAI's API does"):
+        line_of(ORDERS[0], REQUEST, answer_of(answer))
 
 
 # Trouble.

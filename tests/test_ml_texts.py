@@ -36,7 +36,8 @@ def test_each_group_gets_its_authors_training_prose(place: Place) -> None:
     data = place.load()
     assert data.train == {
         "own": chapters_of(place, "belov/vecher.txt"),
-        "others": chapters_of(place, "gorsky/doroga.txt") + chapters_of(place, "gorsky/zametki.txt"),
+        "others": chapters_of(place, "gorsky/doroga.txt")
+        + chapters_of(place, "gorsky/zametki.txt"),
     }
     assert data.everything() == data.train["own"] + data.train["others"]
     assert data.validation == chapters_of(place, "belov/pismo.txt")
@@ -97,7 +98,7 @@ def test_unreadable_split_is_named(content: bytes | None, place: Place) -> None:
 
 def test_stories_are_cleaned_and_in_order(tmp_path: Path) -> None:
     file = tmp_path / "stories.jsonl"
-    raw = ["Первая -- и  короткая...", "Вторая.\n\nЕщё абзац."]
+    raw = [" Первая  и   короткая…", "Вторая.\n\nЕщё абзац."]
     lines = [json.dumps({"theme": "снег", "text": text}, ensure_ascii=False) for text in raw]
     file.write_text("\n".join(lines) + "\n", "utf-8")
     assert texts.read_stories(file) == [corpus.clean(text) for text in raw]

@@ -159,6 +159,7 @@ def test_interrupted_download_goes_on(run: Run) -> None:
         (500, {}, ""),
         (503, {}, ""),
         (200, {}, '{"parse": {"te'),
+        (200, {}, "<html>Добро пожаловать</html>"),
         (200, {}, '{"error": {"code": "maxlag", "info": "Waiting for a database server"}}'),
     ],
 )
@@ -196,6 +197,15 @@ def test_wiki_that_does_not_answer_is_named(tmp_path: Path) -> None:
     pages.write_text("file\tauthor\ttitle\tgenre\tpage\na.txt\ta\ta\tprose\tВечер\n", "utf-8")
     with pytest.raises(WikiError, match=r"Вечер: gave up .*ConnectError"):
         download(tmp_path / "raw", pages=pages, url="http://127.0.0.1:9/", sleep=lambda _: None)
+
+
+@pytest.mark.parametrize(("url", "words"), [("http://[::1", "not an address"), ("", "api.php")])
+def test_address_that_is_no_wiki_is_named(run: Run, tmp_path: Path, url: str, words: str) -> None:
+    pages = tmp_path / "list.tsv"
+    pages.write_text("file\tauthor\ttitle\tgenre\tpage\na.txt\ta\ta\tprose\tВечер\n", "utf-8")
+    run.wiki.faults = [(200, {}, "[]")]
+    with pytest.raises(WikiError, match=words):
+        download(tmp_path / "raw", pages=pages, url=url or run.wiki.url, sleep=lambda _: None)
 
 
 def test_full_disk_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

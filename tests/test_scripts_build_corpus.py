@@ -118,6 +118,19 @@ def test_held_out_copy_is_the_one_that_stays(
     manifest = build(folder, tmp_path / "out")
     assert [row["file"] for row in manifest["dropped"]] == ["belov/train.txt"]
     assert manifest["works"]["belov/test.txt"]["split"] == "test"
+    assert manifest["absent"] == []
+
+
+def test_held_out_work_that_is_not_there_is_named(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    split = {"validation": ["belov/pismo.txt"], "test": ["belov/roman.txt"]}
+    monkeypatch.setattr(build_corpus, "load_split", lambda: split)
+    assert build(folder, tmp_path / "out")["absent"] == ["belov/roman.txt"]
+    assert "held out by the split, but not here: belov/roman.txt\n" in capsys.readouterr().out
 
 
 def test_work_that_left_the_sources_leaves_the_corpus(folder: Path, tmp_path: Path) -> None:
@@ -147,6 +160,8 @@ def test_empty_folder_is_named(tmp_path: Path) -> None:
         "empty: empty: neither SOURCES.tsv nor *.txt in it"
     )
     assert "nowhere: no such folder" in refuse(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "a.txt").write_text("Вечер.", "utf-8")
+    assert "a.txt: not a folder" in refuse(tmp_path / "a.txt", tmp_path / "out")
 
 
 def test_text_in_another_encoding_is_named(folder: Path, tmp_path: Path) -> None:
@@ -177,6 +192,27 @@ def test_table_that_leads_out_of_the_folder_is_refused(folder: Path, tmp_path: P
 
 def test_sources_are_not_overwritten(folder: Path) -> None:
     assert "would be overwritten" in refuse(folder, folder)
+    assert "or reread" in refuse(folder, folder / "cleaned")
+
+
+def test_build_that_fails_leaves_the_old_corpus_as_it_was(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(folder, out)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    (folder / "belov/vecher.txt").write_text("Иной вечер, нисколько не похожий.", "utf-8")
+    (folder / "gorsky/zametki.txt").write_bytes(b"\xcf\xee\xeb")  # the last to be read
+    with pytest.raises(SystemExit, match=r"zametki\.txt: not utf-8"):
+        build(folder, out)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize("pause", ["-1", "nan", "inf", "час"])
+def test_pause_must_be_a_time(
+    tmp_path: Path, pause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        build_corpus.main(["--download", "--pause", pause, "--out", str(tmp_path)])
+    assert f"invalid seconds value: '{pause}'" in capsys.readouterr().err
 
 
 def test_full_disk_leaves_the_old_file_whole(
@@ -195,7 +231,9 @@ def test_full_disk_leaves_the_old_file_whole(
         return write_text(self, data, *rest)
 
     monkeypatch.setattr(results.Path, "write_text", fill)
-    with pytest.raises(SystemExit, match=r"out/belov/pismo\.txt: cannot be written: No space"):
+    with pytest.raises(
+        SystemExit, match=r"out/\.part/belov/pismo\.txt: cannot be written: No space"
+    ):
         build_corpus.main([str(folder), "--out", str(out)])
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
@@ -214,7 +252,7 @@ def test_disk_that_really_fills_ends_with_one_line(folder: Path, tmp_path: Path)
     )
     assert process.returncode == 1
     assert process.stderr.strip().split("\n")[-1] == (
-        f"{out}/belov/bolshaya.txt: cannot be written: File too large"
+        f"{out}/.part/belov/bolshaya.txt: cannot be written: File too large"
     )
     assert "Traceback" not in process.stderr
     assert not (out / "belov/bolshaya.txt").exists()

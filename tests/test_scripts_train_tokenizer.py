@@ -16,7 +16,7 @@ SIZES, THRESHOLDS = [300, 340], [1, 3, 10]
 STUDY: dict[str, Any] = {
     "sizes": SIZES,
     "thresholds": THRESHOLDS,
-    "base": {**toy.RECIPE, "training": LIMITED, "flops": 4e6, "validations": 1},
+    "base": {**toy.RECIPE, "training": LIMITED, "flops": 4e7, "validations": 1},
 }
 del STUDY["base"]["vocabulary"]
 
@@ -36,9 +36,7 @@ class Place:
 
     def learned(self) -> list[str]:
         base = STUDY["base"]
-        return texts.load(
-            self.corpus, base["groups"], base["leave_out"], self.split
-        ).everything()
+        return texts.load(self.corpus, base["groups"], base["leave_out"], self.split).everything()
 
 
 @pytest.fixture
