@@ -39,6 +39,6 @@ def average(folders: Sequence[Path], weights: Sequence[float]) -> CausalLM:
     with torch.no_grad():
         states = [dict(model.named_parameters()) for model in models]
         for name, parameter in mixed.named_parameters():
-            pairs = zip(shares, states, strict=True)
-            parameter.copy_(sum(share * state[name] for share, state in pairs))
+            stacked = torch.stack([state[name] for state in states], dim=-1)
+            parameter.copy_(stacked @ torch.tensor(shares))
     return mixed

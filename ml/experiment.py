@@ -9,6 +9,7 @@ on from), ``groups`` of authors, ``stories`` (groups from JSON Lines), ``stages`
 and ``training`` (TrainingConfig). In place of ``training.steps`` a recipe may name ``flops``.
 """
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
@@ -66,6 +67,9 @@ def run(recipe: dict[str, Any], data: texts.Texts, work: Path, *, samples: bool 
     """
     start = Path(recipe["start"]) if recipe.get("start") else None
     identity = {**recipe, "corpus_sha256": data.sha256, "held_out": data.split}
+    if recipe.get("stories"):
+        documents = [text for name in recipe["stories"] for text in data.train[name]]
+        identity["stories_sha256"] = hashlib.sha256("\n\n".join(documents).encode()).hexdigest()
     if start:
         identity["started_from"] = json.loads((start / "meta.json").read_text("utf-8"))
     _claim(work, identity)

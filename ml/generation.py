@@ -9,10 +9,11 @@ every model with ``forward(ids) -> (logits, None)``.
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 from transformers.generation import (
     LogitsProcessorList,
     TemperatureLogitsWarper,
@@ -27,7 +28,7 @@ from ml.engine import Engine, Request, Sampling
 @torch.inference_mode()
 def write(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     prompt: str,
     *,
     tokens: int,
@@ -41,7 +42,7 @@ def write(
     random state is left alone.
     """
     model.eval()
-    warp = _warpers(sampling or Sampling())
+    warp: Any = _warpers(sampling or Sampling())
     generator = torch.Generator().manual_seed(seed)
     end = tokenizer.eos_token_id
     ids = torch.tensor([[end, *tokenizer.encode(prompt)]])
@@ -53,7 +54,7 @@ def write(
         if token.item() == end:
             break
         ids = torch.cat([ids, token], dim=1)
-    return prompt + tokenizer.decode(ids[0, begin:])
+    return prompt + str(tokenizer.decode(ids[0, begin:].tolist()))
 
 
 def _warpers(sampling: Sampling) -> LogitsProcessorList:

@@ -77,10 +77,12 @@ def read_stories(file: Path) -> list[str]:
     """
     stories = []
     try:
-        lines = file.read_text("utf-8").rstrip("\n").split("\n")
+        text = file.read_text("utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise corpus.CorpusError(f"{file}: {error}") from error
-    for number, line in enumerate(lines, 1):
+    if not text:
+        raise corpus.CorpusError(f"{file}: no texts")
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             stories.append(corpus.clean(str(json.loads(line)["text"])))
         except (ValueError, KeyError, TypeError) as error:

@@ -177,7 +177,7 @@ def _time_trainer(
         Trainer(
             model=model.model,
             args=arguments,
-            train_dataset=chunks,  # type: ignore[arg-type]
+            train_dataset=chunks,
             data_collator=default_data_collator,
             callbacks=[Stamp()],
         ).train()

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -49,7 +50,8 @@ def train(documents: Iterable[str], vocabulary: int, kind: str = "bpe") -> PreTr
 
 def load(folder: Path) -> PreTrainedTokenizerFast:
     """Read a tokenizer back from the folder it was saved to."""
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast), type(tokenizer)
     return tokenizer
 
 

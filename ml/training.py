@@ -234,5 +234,5 @@ def _save(state: dict[str, Any], path: Path) -> None:
 def _cut_lines(metrics: Path, steps: int) -> None:
     """Drop the lines written after the checkpoint that the run goes on from."""
     if metrics.exists():
-        lines = metrics.read_text("utf-8").splitlines(keepends=True)
-        metrics.write_text("".join(lines[:steps]), "utf-8")
+        lines = metrics.read_text("utf-8").split("\n")  # a sample may hold other line breaks
+        metrics.write_text("".join(f"{line}\n" for line in lines[:steps]), "utf-8")

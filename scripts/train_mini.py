@@ -8,12 +8,11 @@ from the last checkpoint in the work folder.
 """
 
 import argparse
-import json
 import resource
 from pathlib import Path
 from typing import Any
 
-from ml import corpus, experiment, results
+from ml import corpus, experiment, results, texts
 from ml.checkpoint import export
 
 
@@ -28,8 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("ml/pretrained/pushkin-mini"))
     parser.add_argument("--result", type=Path, help="write the curves of all its stages there")
     options = parser.parse_args(arguments)
-    recipe = json.loads(options.recipe.read_text("utf-8"))
     try:
+        recipe = texts.read_json(options.recipe)
         data = experiment.read_texts(recipe, options.corpus, options.split)
         for name, documents in data.train.items():
             print(f"{name}: {len(documents)} texts, {sum(map(len, documents)):,} characters")
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     trained.model.bfloat16()  # as it ships, and so as it is measured
     parts = {"validation": data.validation, "test": data.test}
-    figures = {name: round(trained.measure(texts), 4) for name, texts in parts.items()}
+    figures = {name: round(trained.measure(works), 4) for name, works in parts.items()}
     before = trained.identity.get("started_from", {})
     meta = {
         **trained.identity,

@@ -175,7 +175,7 @@ def test_stories_are_groups_beside_the_authors(place: Place) -> None:
     file.write_text(json.dumps({"text": " Снег  и   поле…\n\n— Ещё?"}) + "\n", "utf-8")
     data = place.read(stories={"stories": str(file)})
     assert list(data.train) == ["own", "others", "stories"]
-    assert data.train["stories"] == ["Снег и поле…\n— Ещё?"]
+    assert data.train["stories"] == ["Снег и поле...\n— Ещё?"]
 
 
 def test_broken_story_is_named(place: Place) -> None:

@@ -40,10 +40,10 @@ def test_end_of_a_text_ends_it_and_the_window_stays_within_the_context() -> None
     tokenizer = toy.toy_tokenizer()
     model = Counting(len(tokenizer))
     last = len(tokenizer) - 6
-    prompt = tokenizer.decode([last])
+    prompt = str(tokenizer.decode([last]))
     assert tokenizer.encode(prompt) == [last]
     text = write(model, tokenizer, prompt, tokens=50, context=4, seed=0, sampling=Sampling())
-    assert text == prompt + tokenizer.decode(list(range(last + 1, len(tokenizer))))
+    assert text == prompt + str(tokenizer.decode(list(range(last + 1, len(tokenizer)))))
     assert model.windows == [2, 3, 4, 4, 4, 4]
 
 
