@@ -4,6 +4,7 @@ save(Path("docs/experiments/results/scaling.json"), figures, command="python -m 
      seed=1799, config={...}, data=corpus_hash(works))
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -36,6 +37,21 @@ def save(
         "config": dict(config or {}),
     }
     write_text(path, json.dumps({**origin, **figures}, ensure_ascii=False, indent=1) + "\n")
+
+
+def given(parser: argparse.ArgumentParser, options: argparse.Namespace, *names: str) -> str:
+    """Return those of the options that differ from their defaults, as a command would give them.
+
+    >>> given(parser, parser.parse_args(["CORPUS", "--steps", "4"]), "steps", "rounds")
+    ' --steps 4'
+    """
+    words = ""
+    for name in names:
+        value = getattr(options, name)
+        if value != parser.get_default(name):
+            flag = f" --{name.replace('_', '-')}"
+            words += flag if value is True else f"{flag} {value}"
+    return words
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """Measure the training loop against transformers' Trainer, by model size and by context.
 
-python -m scripts.bench_training CORPUS [--steps 6] [--rounds 2] [--no-compile]
+python -m scripts.bench_training CORPUS [--steps 6] [--rounds 2] [--only-mini] [--no-compile]
     [--out docs/experiments/results/bench_training.json]
 
 Only the ratios say something: both sides run in this one process, taking turns.
@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ml import results, texts, tokenizer
-from ml.corpus import CorpusError
+from ml.corpus import SPLIT_FILE, CorpusError
 from ml.dataset import pack
 from ml.throughput import Setting, compare
 
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("corpus", type=Path, help="folder with SOURCES.tsv")
+    parser.add_argument("--split", type=Path, default=SPLIT_FILE)
     parser.add_argument("--steps", type=int, default=6, help="counted steps a round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only-mini", action="store_true", help="pushkin-mini's setting alone")
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=results.FOLDER / "bench_training.json")
     options = parser.parse_args(arguments)
     try:
-        data = texts.load(options.corpus, {"pushkin": ["pushkin"]})
+        data = texts.load(options.corpus, {"pushkin": ["pushkin"]}, (), options.split)
     except CorpusError as error:
         raise SystemExit(str(error)) from error
     codec = tokenizer.load(_MODEL)
@@ -64,8 +65,14 @@ def main(arguments: list[str] | None = None) -> None:
     results.save(
         options.out,
         {"rows": rows},
-        command="python -m scripts.bench_training CORPUS",
-        config={"steps": options.steps, "rounds": options.rounds, "tokenizer": str(_MODEL)},
+        command="python -m scripts.bench_training CORPUS"
+        + results.given(parser, options, "steps", "rounds", "only_mini", "no_compile"),
+        config={
+            "steps": options.steps,
+            "rounds": options.rounds,
+            "compile": not options.no_compile,
+            "tokenizer": str(_MODEL),
+        },
         data=data.sha256,
     )
 

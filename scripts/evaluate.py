@@ -82,7 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     results.save(
         options.out,
         {"models": rows},
-        command=f"python -m scripts.evaluate {models} --corpus CORPUS",
+        command=f"python -m scripts.evaluate {models} --corpus CORPUS"
+        + results.given(parser, options, "temperature", "top_p", "top_k"),
         seed=options.seed,
         config={"sampling": asdict(sampling), "openings": len(openings)},
         data=data.sha256,
