@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ml import attention
+
 
 def gpt_config(*, vocabulary: int, context: int, width: int, layers: int, heads: int) -> GPT2Config:
     """Return GPT-2's configuration; token 0 begins and ends a text."""
@@ -72,13 +74,13 @@ class CausalLM(nn.Module):
 def new_gpt(config: PretrainedConfig, seed: int) -> CausalLM:
     """Build a model with its architecture's random initialisation, the same for the same seed."""
     torch.manual_seed(seed)
-    return CausalLM(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"))
+    return CausalLM(AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME))
 
 
 def load_gpt(folder: Path) -> CausalLM:
     """Load a model folder in fp32, to train it further or to measure it."""
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa"
+        folder, dtype=torch.float32, attn_implementation=attention.NAME
     )
     return CausalLM(model)
 

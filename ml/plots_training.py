@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml.plots_style import (
     COLOURS,
@@ -147,38 +146,21 @@ def draw_character_models(result: Result) -> "Figure":
 
 
 def draw_scaling(result: Result) -> "Figure":
-    """Bits per character against compute, a line a size, and the least reached at each compute."""
+    """Bits per character against compute, a line a size; every point is a whole training."""
     figure, (axes,) = new_figure(height=4.6)
-    curves = []
-    for style, run in line_each(result["runs"]):
-        trained = [step for step in run["curve"] if step["flops"] > 0]  # 0 has no logarithm
-        curves.append(points(trained, "flops", "validation"))
-        label = f"{run['name']}, {short_count(run['parameters'])} parameters"
-        axes.plot(*curves[-1], marker="o", label=label, **style)
-    flops, least = _lower_envelope(curves)
-    axes.plot(
-        flops, least, color="#d4d4d4", linewidth=8, zorder=1, label="the least at each compute"
-    )
+    ends: dict[int, list[tuple[float, float]]] = {}
+    for run in result["runs"]:
+        end = (run["curve"][-1]["flops"], run["bits_per_character"])
+        ends.setdefault(run["parameters"], []).append(end)
+    for colour, (size, places) in colour_each(sorted(ends.items())):
+        label = f"{short_count(size)} parameters"
+        axes.plot(*zip(*sorted(places), strict=True), marker="o", color=colour, label=label)
     axes.set_xscale("log")
     axes.set_xlabel("training compute, FLOP")
     axes.set_ylabel("bits per character, validation")
-    axes.set_title("Scaling: quality for compute")
-    legend_below(figure, [axes], columns=3)
+    axes.set_title("Scaling: what a whole training reaches for its compute")
+    legend_below(figure, [axes], columns=4)
     return figure
-
-
-def _lower_envelope(
-    curves: list[tuple[list[float], list[float]]],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the least of the curves at 200 places, each a line between its points in log x."""
-    curves = [curve for curve in curves if curve[0]]
-    if not curves:
-        return np.array([]), np.array([])
-    places = np.log([x for xs, _ in curves for x in xs])
-    grid = np.linspace(places.min(), places.max(), 200)
-    heights = [np.interp(grid, np.log(xs), ys, left=np.inf, right=np.inf) for xs, ys in curves]
-    least = np.min(heights, axis=0)
-    return np.exp(grid), np.where(np.isfinite(least), least, np.nan)
 
 
 def _draw_runs(title: str, result: Result) -> "Figure":

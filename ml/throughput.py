@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -78,7 +80,9 @@ def compare(
         layers=setting.layers,
         heads=setting.heads,
     )
-    ours, theirs = new_gpt(config, seed=0), new_gpt(config, seed=0)
+    ours = new_gpt(config, seed=0)
+    theirs = AutoModelForCausalLM.from_config(config)  # with the library's own attention
+    theirs.load_state_dict(ours.model.state_dict())
     our_times: list[float] = []
     their_times: list[float] = []
     for round_ in range(rounds):
@@ -144,7 +148,7 @@ def _time_ours(
 
 
 def _time_trainer(
-    model: CausalLM, setting: Setting, stream: NDArray[np.uint16], steps: int, seed: int
+    model: PreTrainedModel, setting: Setting, stream: NDArray[np.uint16], steps: int, seed: int
 ) -> list[float]:
     """Return the seconds of each counted step."""
     moments: list[float] = []
@@ -175,7 +179,7 @@ def _time_trainer(
             seed=seed,
         )
         Trainer(
-            model=model.model,
+            model=model,
             args=arguments,
             train_dataset=chunks,
             data_collator=default_data_collator,

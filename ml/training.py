@@ -46,6 +46,7 @@ class TrainingConfig:
     precision: str  # "bf16" (autocast) or "fp32"
     compile: bool
     muon_rate: float | None = None  # peak learning rate of the blocks' matrices; None: AdamW's
+    muon_iterations: int = 5  # Newton-Schulz steps of an update: fewer are cheaper and rougher
     average: float = 0.0  # decay a step of the averaged weights that are validated; 0: none
 
 
@@ -70,7 +71,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
             {"params": matrices, "weight_decay": config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        return [torch.optim.AdamW(groups, lr=config.adam_rate, betas=betas)]
+        return [torch.optim.AdamW(groups, lr=config.adam_rate, betas=betas, fused=True)]
     hidden = [p for name, p in named if p.ndim == 2 and _BLOCK.search(name)]
     inside = {id(p) for p in hidden}
     rest = [p for _, p in named if id(p) not in inside]
@@ -79,9 +80,10 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opti
             hidden,
             lr=config.muon_rate,
             weight_decay=config.weight_decay,
+            ns_steps=config.muon_iterations,
             adjust_lr_fn="match_rms_adamw",  # so that both rates live on one scale
         ),
-        torch.optim.AdamW(rest, lr=config.adam_rate, betas=betas, weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=config.adam_rate, betas=betas, weight_decay=0.0, fused=True),
     ]
 
 

@@ -147,8 +147,13 @@ RESULTS: dict[str, dict[str, Any]] = {
     },
     "scaling.json": {
         "runs": [
-            {"name": name, "parameters": size, "curve": curve("tokens", validation=bits)}
-            for name, size, bits in (("2M", 2_000_000, 2.5), ("14M", 14_000_000, 2.6))
+            {"parameters": size, "curve": [{"flops": 1e11}, {"flops": f}], "bits_per_character": b}
+            for size, f, b in (
+                (14_000_000, 1e13, 2.8),
+                (2_000_000, 1e14, 2.2),
+                (2_000_000, 1e13, 2.4),
+                (14_000_000, 1e14, 2.1),
+            )
         ]
     },
     "ablations.json": {

@@ -42,7 +42,7 @@ def test_each_side_trains_and_only_the_steps_after_the_warm_up_count(
     if side == "ours":
         times = throughput._time_ours(model, SETTING, stream, STEPS, 0, compiled=False)
     else:
-        times = throughput._time_trainer(model, SETTING, stream, STEPS, 0)
+        times = throughput._time_trainer(model.model, SETTING, stream, STEPS, 0)
     assert len(times) == STEPS
     assert all(seconds > 0 for seconds in times)
     before = untouched.state_dict()
