@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.corpus import CorpusError
+
 
 class Encoder(Protocol):
     """The part of a tokenizer that packing needs."""
@@ -42,7 +44,7 @@ class Mixture:
 
     Within a group chunks come in a shuffled order without repeats until the group is used up,
     and each pass starts the chunks at another offset. The draws depend on the seed alone, so a
-    resumed run replays them with ``skip``.
+    resumed run replays them with ``skip``. Raises CorpusError for a group of under two chunks.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Mixture:
         seed: int,
     ) -> None:
         short = [name for name, stream in streams.items() if len(stream) < 2 * length + 2]
-        assert not short, f"groups shorter than two chunks of {length} tokens: {short}"
+        if short:
+            names = ", ".join(short)
+            raise CorpusError(f"too little text for chunks of {length} tokens: {names}")
         assert stages[-1].end >= 1.0, f"the last stage ends at {stages[-1].end}"
         self._streams, self._stages, self._steps = streams, stages, steps
         self._batch, self._length = batch, length

@@ -89,9 +89,11 @@ def main(arguments: list[str] | None = None) -> None:
         data=data.sha256,
     )
     results.write_text(options.out.with_suffix(".md"), _table(rows))
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written)
     if written:
-        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written)
         results.write_text(options.out.with_suffix(".jsonl"), lines)
+    else:  # an older table's texts are not this one's
+        options.out.with_suffix(".jsonl").unlink(missing_ok=True)
 
 
 def _measure(loaded: Loaded, data: texts.Texts) -> dict[str, Any]:

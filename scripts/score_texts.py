@@ -78,7 +78,7 @@ def _prepare(options: argparse.Namespace) -> tuple[authors.AuthorModel, Quotatio
     works = corpus.read_works(options.corpus)
     split = corpus.load_split(options.split)
     folder: Path = options.authors
-    if (folder / "authors.json").exists():
+    if (folder / "authors.json").exists() and (folder / QUOTATIONS).exists():
         model = authors.load(folder)
         hidden = sorted(held_out(works, split))
         if (model.data, model.held_out) == (corpus.corpus_hash(works), hidden):

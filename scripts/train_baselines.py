@@ -62,7 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
         # A fresh process each: ru_maxrss never falls.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            row = pool.submit(measure, name, spec, data, options.work).result()
+            try:
+                row = pool.submit(measure, name, spec, data, options.work).result()
+            except CorpusError as error:
+                raise SystemExit(f"{name}: {error}") from error
         figures = row["bits_per_character"]
         print(f"{name}: {figures} bits per character, {row['minutes']:.1f} min", flush=True)
     rows = [json.loads(f.read_text("utf-8")) for f in sorted(options.work.glob("*/result.json"))]

@@ -126,6 +126,7 @@ def test_table_has_a_line_a_model(finished: tuple[Path, dict[str, Any]]) -> None
 def test_without_openings_no_authors_are_needed(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "evaluate.json"
     nowhere = tmp_path / "nowhere"
+    out.with_suffix(".jsonl").write_text("the texts of an older table\n")
     [row] = place.run(out, place.ngram, openings=0, authors=nowhere)["models"]
     assert "generations" not in row
     assert row["bits_per_character"] == place.trained.rows["trigram (BPE)"]["bits_per_character"]
