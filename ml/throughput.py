@@ -112,6 +112,7 @@ def _time_ours(
         length=setting.context,
         seed=seed,
         muon_rate=0.005,
+        muon_iterations=3,
         adam_rate=0.005,
         weight_decay=0.1,
         warmup=0.0,

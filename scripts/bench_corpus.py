@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ml import results
 from ml.cleaning import clean_lines
-from ml.corpus import CorpusError, read_lines, read_table
+from ml.corpus import CorpusError, corpus_hash, read_lines, read_table, read_works
 
 MB = 10**6
 TOKENIZER = Path("ml/pretrained/pushkin-mini")
@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(show(row))
     command = f"python -m scripts.bench_corpus CORPUS --megabytes {options.megabytes:g}"
     config = {"tokenizer": str(options.tokenizer), "cores": len(os.sched_getaffinity(0))}
-    results.save(options.out, {"sizes": rows}, command=command, config=config)
+    data = corpus_hash(read_works(options.folder))
+    results.save(options.out, {"sizes": rows}, command=command, config=config, data=data)
 
 
 def show(row: dict[str, Any]) -> str:
