@@ -1,5 +1,6 @@
 """The tables. A job is one request, a generation one variant of its answer (and what is rated),
-a model version is what made it. Portable column types only: SQLite and PostgreSQL.
+a model version is what made it, a retraining is how one is made out of the votes. Portable column
+types only: SQLite and PostgreSQL.
 """
 
 import enum
@@ -20,6 +21,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
@@ -53,6 +55,16 @@ def now() -> datetime:
 
 class JobStatus(enum.StrEnum):
     """Where a job stands; the arrows between them are in ``db.jobs``."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class RetrainingStatus(enum.StrEnum):
+    """Where a retraining stands; the arrows between them are in ``db.retraining``."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -99,6 +111,7 @@ class User(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     language: Mapped[str] = mapped_column(String(8))  # "ru" or "en": what he is answered in
+    consent: Mapped[bool | None]  # may his votes train a model; None: not asked yet, so no
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
@@ -106,17 +119,31 @@ class ModelVersion(Base):
     """A model that has answered or may answer readers."""
 
     __tablename__ = "model_versions"
-    __table_args__ = (UniqueConstraint("name", "version"),)
+    __table_args__ = (
+        UniqueConstraint("name", "version"),
+        CheckConstraint("share >= 0 AND share <= 1", name="share"),
+        # No two are active at once.
+        Index(
+            None,
+            "status",
+            unique=True,
+            sqlite_where=text("status = 'active'"),
+            postgresql_where=text("status = 'active'"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
     version: Mapped[str] = mapped_column(String(64))
     status: Mapped[VersionStatus] = mapped_column(_words(VersionStatus))
+    folder: Mapped[str | None] = mapped_column(String(500))  # None: what a worker was started with
+    share: Mapped[float] = mapped_column(default=0.0)  # of the stories, for a candidate on trial
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("model_versions.id"))
     prompt_tokens: Mapped[int]  # the longest opening it takes
     prompt_characters: Mapped[int]  # the same in characters of Russian prose, about
     meta: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
-    served_at: Mapped[datetime] = mapped_column(UtcDateTime)  # a worker last started with it
+    served_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # a worker last started with it
 
 
 class Job(Base):
@@ -198,3 +225,32 @@ class Rating(Base):
     value: Mapped[int]  # 1 liked, -1 disliked
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Retraining(Base):
+    """One request of an admin to train a new version on the readers' votes."""
+
+    __tablename__ = "retrainings"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    # Who hears of it, and where; not a foreign key: an admin need not be a reader.
+    requested_by: Mapped[int] = mapped_column(BigInteger)
+    chat_id: Mapped[int] = mapped_column(BigInteger)
+    message_id: Mapped[int | None] = mapped_column(BigInteger)  # shows the progress
+    language: Mapped[str] = mapped_column(String(8))
+    # Where it stands.
+    status: Mapped[RetrainingStatus] = mapped_column(_words(RetrainingStatus))
+    phase: Mapped[str] = mapped_column(String(32), default="")  # "" before the first
+    progress: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # step, steps, loss, …
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON)
+    # What came out: tables before and after, stories, the verdict; and the version, if one did.
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    error: Mapped[str | None] = mapped_column(Text)
+    version_id: Mapped[int | None] = mapped_column(ForeignKey("model_versions.id"))
+    worker: Mapped[str | None] = mapped_column(String(100))
+    lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    attempts: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    delivered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select, true, update
@@ -10,6 +11,7 @@ from sqlalchemy.orm import selectinload
 
 from db.models import Generation, Job, ModelVersion, Rating, User, VersionStatus, now
 from db.session import insert
+from db.versions import activate, lock
 
 
 async def remember_user(session: AsyncSession, user_id: int, language: str) -> None:
@@ -17,6 +19,16 @@ async def remember_user(session: AsyncSession, user_id: int, language: str) -> N
     statement = insert(session, User).values(id=user_id, language=language, created_at=now())
     await session.execute(
         statement.on_conflict_do_update(index_elements=[User.id], set_={"language": language})
+    )
+
+
+async def set_consent(session: AsyncSession, user_id: int, consent: bool) -> None:
+    """Note whether the user's votes may train a model."""
+    await session.execute(
+        update(User)
+        .where(User.id == user_id)
+        .values(consent=consent)
+        .execution_options(synchronize_session=False)
     )
 
 
@@ -99,6 +111,44 @@ async def rate(session: AsyncSession, generation_id: int, user_id: int, value: i
     return Rated(owner_id, changed=before != value)
 
 
+@dataclass(frozen=True)
+class RatedStory:
+    """A vote with all that a model could learn from it; ``created_at`` is when it was last cast."""
+
+    generation_id: int
+    prompt: str
+    context: str
+    text: str
+    value: int  # 1 liked, -1 disliked
+    user_id: int
+    consent: bool | None
+    version: str  # name and version of the model that wrote it
+    created_at: datetime
+
+
+async def rated(session: AsyncSession) -> Sequence[RatedStory]:
+    """Return every vote, oldest first; the reader's consent is for the caller to respect."""
+    rows = await session.execute(
+        select(
+            Generation.id,
+            Job.prompt,
+            Job.context,
+            Generation.text,
+            Rating.value,
+            User.id,
+            User.consent,
+            ModelVersion.name + " " + ModelVersion.version,
+            Rating.updated_at,
+        )
+        .join(Generation, Rating.generation_id == Generation.id)
+        .join(Job, Generation.job_id == Job.id)
+        .join(User, Rating.user_id == User.id)
+        .join(ModelVersion, Generation.model_version_id == ModelVersion.id)
+        .order_by(Rating.updated_at, Rating.id)
+    )
+    return [RatedStory(*row) for row in rows]
+
+
 async def register_model(
     session: AsyncSession,
     *,
@@ -108,15 +158,24 @@ async def register_model(
     prompt_characters: int,
     meta: Mapping[str, Any],
 ) -> int:
-    """Note that a worker serves this version from now on and return the version's id."""
+    """Note that a worker was started with this version and return the version's id.
+
+    It takes the place of another that a worker was started with, never of a retrained one.
+    """
     values = {
         "prompt_tokens": prompt_tokens,
         "prompt_characters": prompt_characters,
         "meta": dict(meta),
         "served_at": now(),
     }
+    await lock(session, ModelVersion)  # two workers that start at once must not both be active
     statement = insert(session, ModelVersion).values(
-        name=name, version=version, status=VersionStatus.ACTIVE, created_at=now(), **values
+        name=name,
+        version=version,
+        status=VersionStatus.CANDIDATE,
+        share=0.0,
+        created_at=now(),
+        **values,
     )
     version_id: int | None = await session.scalar(
         statement.on_conflict_do_update(
@@ -124,13 +183,16 @@ async def register_model(
         ).returning(ModelVersion.id)
     )
     assert version_id is not None
+    active = await speaking_model(session)
+    if active is None or active.folder is None:
+        await activate(session, version_id)
     return version_id
 
 
 async def speaking_model(session: AsyncSession) -> ModelVersion | None:
-    """Return the version that a worker last started with; None before the first worker."""
+    """Return the active version; None before the first worker."""
     versions = await session.scalars(
-        select(ModelVersion).order_by(ModelVersion.served_at.desc(), ModelVersion.id).limit(1)
+        select(ModelVersion).where(ModelVersion.status == VersionStatus.ACTIVE)
     )
     return versions.one_or_none()
 

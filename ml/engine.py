@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ml.decoding import Sampling
+
 
 class EngineError(Exception):
     """The engine cannot go on: the worker ends and its jobs are rescued."""
@@ -38,16 +40,6 @@ class ModelCard:
     prompt_tokens: int
     prompt_characters: int  # about so much Russian prose fits ``prompt_tokens``
     meta: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn, and how many at most."""
-
-    temperature: float = 0.8
-    top_p: float = 0.9
-    top_k: int = 60
-    max_tokens: int = 320
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,7 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Stop at once; open streams end."""
+        """Stop at once; open streams end. A second time does nothing."""
         ...
 
 

@@ -2,12 +2,9 @@
 
 A thread of the library steps the whole batch; a new request joins at the next step, a finished
 or cancelled one leaves. Each request's draws depend on its own seed, not on its neighbours.
-
-Shapes: B requests in the batch, V tokens in the vocabulary.
 """
 
 import asyncio
-import hashlib
 import itertools
 import json
 from logging import WARNING, getLogger
@@ -17,7 +14,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from tokenizers.decoders import DecodeStream
-from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -26,23 +22,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.generation.continuous_batching import ContinuousBatchingManager
-from transformers.generation.continuous_batching.cb_logits_processors import (
-    ContinuousBatchingLogitsProcessor,
-)
-from transformers.generation.continuous_batching.requests import (
-    FutureRequestState,
-    GenerationOutput,
-    RequestStatus,
-)
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 from transformers.utils import logging
 
+from ml import processors, registry
 from ml.engine import (
     EngineError,
     GenerationError,
     ModelCard,
     PromptTooLongError,
     Request,
-    Sampling,
     Stream,
 )
 
@@ -50,7 +39,19 @@ STORY_TOKENS = 160  # room an opening must leave for its continuation
 # Below so many parameters a step is so short that threads on the CPU mostly wait for each other,
 # and for any other process: on two cores one thread wrote pushkin-mini's stories faster (LOG.md).
 SMALL = 50_000_000
+# What the libraries and the registry raise for files that are missing, cut off or no model's.
+_BROKEN = (
+    AttributeError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    SafetensorError,
+    registry.RegistryError,
+)
 _LATE_RESULTS = 5.0  # seconds in which a cancelled request's last step may still report
+# Of the free memory on CUDA, for the key-value cache: the library would take 0.8 and leave no room
+# for the versions that ``ml.serving`` loads beside this one.
+_CACHE_SHARE = 0.3
 _PAGE = 64  # tokens in a page of the key-value cache
 # Our own lines, to learn how many characters of Russian prose a token of this model is worth.
 _SAMPLE = (
@@ -58,45 +59,6 @@ _SAMPLE = (
     "о том, как прошлою зимой занесло снегом почтовую тройку. — И что же, — спросил офицер, — "
     "нашли их? — Нашли, барин, — отвечал он, — да только весною."
 )
-
-
-class SeededChoice(ContinuousBatchingLogitsProcessor):
-    """Draws the token here, from the request's own seed, and leaves only it to be sampled.
-
-    The Gumbel-max trick: argmax(scores + g) with g = -log(-log u) is a draw from softmax(scores).
-    u comes from a hash of (seed, place in the story, token), so the draw does not depend on what
-    else is in the batch, and the same lines run on every device.
-    """
-
-    supported_kwargs = {"seed": int}  # noqa: RUF012 (the base class annotates it)
-    ignored_kwargs: tuple[str, ...] = ()
-
-    def fill_defaults(self, int32_tensor: Tensor) -> None:
-        int32_tensor.zero_()
-
-    def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> Tensor:
-        keys = [
-            (future.state.logit_processor_kwargs.get("seed", 0) * 0x9E3779B1)
-            ^ (future.state.generated_len() * 0x85EBCA77)
-            for future in requests_with_new_token
-        ]
-        return torch.tensor([key & 0x7FFFFFFF for key in keys], dtype=torch.int32)
-
-    def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
-        """Return scores (B, V) that are -inf but for the drawn token."""
-        keys = tensor_arg[: scores.size(0), None].long()  # (B, 1)
-        tokens = torch.arange(scores.size(1), device=scores.device)[None]  # (1, V)
-        bits = _mix(_mix(keys) + tokens)  # (B, V), 31 bits each
-        uniform = (bits.double() + 0.5) / 2**31
-        drawn = (scores.double() - (-uniform.log()).log()).argmax(-1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """Scramble integers to 31 bits (the finaliser of MurmurHash3, on 32 of int64's bits)."""
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        x = (x ^ (x >> shift)) * factor & 0xFFFFFFFF
-    return (x ^ (x >> 16)) & 0x7FFFFFFF
 
 
 class TorchEngine:
@@ -109,7 +71,7 @@ class TorchEngine:
         self._card: ModelCard | None = None
         self._manager: ContinuousBatchingManager
         self._tokenizer: PreTrainedTokenizerBase
-        self._context = 0
+        self._context = self._vocabulary = 0
         self._names = itertools.count()
         self._streams: dict[str, Stream] = {}
 
@@ -140,25 +102,27 @@ class TorchEngine:
             if not self._encode(_SAMPLE) or self._tokenizer.eos_token_id is None:
                 raise ValueError("its tokenizer knows no words or no end of a text")
             self._card = self._describe(model)
-        except (AttributeError, OSError, RuntimeError, SafetensorError, ValueError) as error:
+        except _BROKEN as error:
             raise EngineError(f"cannot load the model {self._source!r}: {error}") from error
         self._manager = model.init_continuous_batching(
             generation_config=self._defaults(), continuous_batching_config=self._batching()
         )
-        processors = self._manager.logit_processor
-        processors.logits_processor.append(SeededChoice())
-        processors.tensors_required += 1
-        processors._retrieve_processors_kwargs()
+        self._vocabulary = model.config.get_text_config().vocab_size
+        processors.install(
+            self._manager.logit_processor,
+            slots=self._slots,
+            vocabulary=self._vocabulary,
+            device=model.device,
+        )
 
     def _defaults(self) -> GenerationConfig:
-        """Name every setting that a request may change: the library serves only those."""
-        sampling = Sampling()
+        """Name the library's filters: it makes none of those that are unset or off."""
         end = self._tokenizer.eos_token_id
         return GenerationConfig(
             do_sample=True,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
+            temperature=0.5,  # these three any that are on: every request brings its own
+            top_p=0.5,
+            top_k=1,
             eos_token_id=end,
             pad_token_id=end,
         )
@@ -171,10 +135,12 @@ class TorchEngine:
             # A draw is keyed by the tokens so far, which double buffering knows a step too late.
             use_async_batching=False,
         )
-        if self._device == "cpu":  # on CUDA the library sizes the cache by the free memory
+        if self._device == "cpu":
             pages = -(-self._context // _PAGE)
             config.num_blocks = (self._slots + 2) * pages
             config.max_batch_tokens = self._context
+        else:
+            config.max_memory_percent = _CACHE_SHARE
         return config
 
     def _describe(self, model: Any) -> ModelCard:
@@ -182,10 +148,7 @@ class TorchEngine:
         meta: dict[str, Any] = {}
         version = getattr(model.config, "_commit_hash", None) or "unknown"
         if folder.is_dir():
-            digest = hashlib.sha256()
-            for file in sorted(folder.glob("*.safetensors")):
-                digest.update(file.read_bytes())
-            version = digest.hexdigest()[:12]
+            version = registry.weights_sha256(folder)[: registry.DIGITS]
             if (folder / "meta.json").is_file():
                 meta = json.loads((folder / "meta.json").read_text("utf-8"))
         prompt_tokens = self._context - min(STORY_TOKENS, self._context // 2)
@@ -221,10 +184,8 @@ class TorchEngine:
             request_id=name,
             max_new_tokens=min(sampling.max_tokens, self._context - len(ids)),
             streaming=True,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
             seed=request.seed,
+            **processors.arguments(sampling, self._vocabulary),
         )
         return stream
 
@@ -259,4 +220,5 @@ class TorchEngine:
     async def close(self) -> None:
         for stream in list(self._streams.values()):
             stream.cancel()
-        await asyncio.to_thread(self._manager.stop, hard_stop=True)
+        if self._manager.is_running():
+            await asyncio.to_thread(self._manager.stop, hard_stop=True)

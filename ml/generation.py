@@ -16,6 +16,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.generation import (
     LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -58,13 +60,17 @@ def write(
 
 
 def _warpers(sampling: Sampling) -> LogitsProcessorList:
-    return LogitsProcessorList(
-        [
-            TemperatureLogitsWarper(sampling.temperature),
-            TopKLogitsWarper(sampling.top_k),
-            TopPLogitsWarper(sampling.top_p),
-        ]
-    )
+    """Return what the engine applies, in its order."""
+    processors: list[Any] = []
+    if sampling.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
+    processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k:
+        processors.append(TopKLogitsWarper(sampling.top_k))
+    processors.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        processors.append(MinPLogitsWarper(sampling.min_p))
+    return LogitsProcessorList(processors)
 
 
 async def tell(

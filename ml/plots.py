@@ -94,6 +94,12 @@ PLOTS = {
 }
 
 
+def write_losses(curves: Result, path: Path) -> None:
+    """Draw a retraining's ``curves``: steps and losses of ``sft`` and of ``preference``."""
+    with common_style():
+        write_png(plots_training.draw_losses(curves), path)
+
+
 def write_plot(name: str, results: Path, out: Path) -> Path:
     """Draw one plot into ``out/name.png`` and return its path.
 

@@ -189,6 +189,21 @@ draw_mini_training = partial(_draw_runs, "pushkin-mini: the runs")
 draw_finetuning = partial(_draw_runs, "Fine-tuning: training and validation")
 
 
+def draw_losses(curves: Result) -> "Figure":
+    """The two trainings of a retraining, each with its own loss."""
+    figure, panels = new_figure(columns=2, height=3.4)
+    titles = {
+        "sft": ("Liked stories", "loss, nats per token"),
+        "preference": ("Votes", "loss, 0.5 at the start"),
+    }
+    for axes, (name, (title, unit)) in zip(panels, titles.items(), strict=True):
+        axes.plot([x for x, _ in curves[name]], [y for _, y in curves[name]], marker="o")
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.set_ylabel(unit)
+    return figure
+
+
 def draw_autopsy(result: Result) -> "Figure":
     """Left what the models learn, right how the first project's metric shows it."""
     figure, (entropy, metric) = new_figure(columns=2, height=4.4)

@@ -2,6 +2,8 @@
 
 python -m ml.worker
 
+It starts with the model of the settings and then follows the table: a version that is activated,
+or a candidate that gets a share of the stories, is loaded and written with; no job waits for it.
 SIGTERM: takes no new job, finishes those under way, then ends. SIGINT: gives them back at once.
 """
 
@@ -12,21 +14,23 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import jobs, queries
+from db import jobs, queries, versions
 from db.migrate import upgrade
 from db.models import Job, now
 from db.session import UNAVAILABLE, Database, DatabaseError, DatabaseSettings, connect
 from db.settings import Settings, SettingsError
-from ml.decoding import trim
+from ml import registry
+from ml.decoding import Sampling, chosen, trim
 from ml.engine import (
     EchoEngine,
     Engine,
@@ -34,14 +38,15 @@ from ml.engine import (
     GenerationError,
     PromptTooLongError,
     Request,
-    Sampling,
     Stream,
 )
+from ml.serving import Load, Served, Serving
 
 TICK = 0.25  # seconds between looks for new jobs
 BEAT = 0.5  # seconds between streams to the database: a cancel is noticed within one
 SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to store a story
 RESCUE_EVERY = 5.0  # seconds between looks for the jobs of silent workers
+FOLLOW_EVERY = 1.0  # seconds between looks for the versions to serve
 
 log = logging.getLogger("worker")
 
@@ -69,6 +74,7 @@ class Writing:
 
     stream: Stream
     request: Request
+    version_id: int
     started_at: datetime
     text: str = ""
 
@@ -77,12 +83,18 @@ class Worker:
     """Holds up to ``slots`` jobs, each a task that gathers its text; one loop beats for all."""
 
     def __init__(
-        self, database: Database, engine: Engine, *, slots: int, sampling: Sampling | None = None
+        self,
+        database: Database,
+        engine: Engine,
+        *,
+        slots: int,
+        sampling: Sampling | None = None,
+        load: Load | None = None,
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._database, self._engine, self._slots = database, engine, slots
         self._sampling = sampling or Sampling()
-        self._version_id = 0
+        self._serving = Serving(load or _load_none)
         self._writings: dict[jobs.Claim, Writing] = {}
         self._tasks: dict[jobs.Claim, asyncio.Task[None]] = {}
         self._stopping = self._giving_back = False
@@ -90,9 +102,17 @@ class Worker:
 
     async def run(self, *, until_empty: bool = False) -> None:
         """Work until stopped, or until the queue is empty. Raises EngineError if it dies."""
+        try:
+            await self._register()
+            await self._work(until_empty)
+        finally:
+            await self._serving.close()
+
+    async def _register(self) -> None:
+        """Note the engine it was started with; wait for what the table serves in its place."""
         card = self._engine.card
         async with self._database.write() as session:
-            self._version_id = await queries.register_model(
+            version_id = await queries.register_model(
                 session,
                 name=card.name,
                 version=card.version,
@@ -100,9 +120,21 @@ class Worker:
                 prompt_characters=card.prompt_characters,
                 meta=card.meta,
             )
-        log.info("%s serves %s %s", self.name, card.name, card.version)
+        self._serving.add(Served(version_id, card.name, card.version, None, 0.0), self._engine)
+        await self._serving.settle(await self._versions())
+        log.info("%s started with %s %s", self.name, card.name, card.version)
+
+    async def _versions(self) -> list[Served]:
+        async with self._database.read() as session:
+            return [
+                Served(row.id, row.name, row.version, row.folder, row.share)
+                for row in await versions.serving(session)
+            ]
+
+    async def _work(self, until_empty: bool) -> None:
         loop = asyncio.get_running_loop()
         next_beat = next_rescue = loop.time()
+        next_follow = loop.time() + FOLLOW_EVERY
         while not (self._stopping and not self._tasks):
             if self._dead:
                 raise self._dead
@@ -111,6 +143,9 @@ class Worker:
                 if loop.time() >= next_rescue:
                     next_rescue = loop.time() + RESCUE_EVERY
                     await self._rescue()
+                if loop.time() >= next_follow:
+                    next_follow = loop.time() + FOLLOW_EVERY
+                    await self._serving.follow(await self._versions())
                 if not self._stopping:
                     taken = await self._claim()
                 if loop.time() >= next_beat:
@@ -177,19 +212,20 @@ class Worker:
 
     async def _write(self, claim: jobs.Claim, job: Job) -> None:
         """Write one job's story from its claim to its end."""
-        sampling = _merge(self._sampling, job.settings)
-        request = Request(job.prompt, job.context, sampling, seed=secrets.randbits(31))
+        held = self._serving.take(job.id)
         started_at = now()
         try:
-            writing = Writing(await self._engine.submit(request), request, started_at)
-            self._writings[claim] = writing
+            sampling = chosen(job.settings, self._sampling)
+            request = Request(job.prompt, job.context, sampling, seed=secrets.randbits(31))
+            stream = await held.engine.submit(request)
+            self._writings[claim] = writing = Writing(stream, request, held.version.id, started_at)
             if self._giving_back:  # claimed at the last moment
                 writing.stream.cancel()
             async for piece in writing.stream:
                 writing.text += piece
             if writing.stream.finish_reason != "cancelled":
                 await self._finish(claim, writing)
-        except PromptTooLongError as error:
+        except (PromptTooLongError, ValueError) as error:  # will not be better next time
             await self._fail(claim, str(error), retry=False)
         except GenerationError as error:
             log.error("job %d: %s", claim.job_id, error)
@@ -198,6 +234,7 @@ class Worker:
             self._dead = error
         finally:
             self._writings.pop(claim, None)
+            self._serving.give_back(held)
 
     async def _finish(self, claim: jobs.Claim, writing: Writing) -> None:
         stream, request = writing.stream, writing.request
@@ -207,7 +244,7 @@ class Worker:
             return
         answer = jobs.Answer(
             text=text,
-            model_version_id=self._version_id,
+            model_version_id=writing.version_id,
             seed=request.seed,
             settings=asdict(request.sampling),
             tokens=stream.tokens,
@@ -232,12 +269,6 @@ class Worker:
         return False  # the lease runs out meanwhile: another worker writes the story
 
 
-def _merge(sampling: Sampling, settings: Mapping[str, Any]) -> Sampling:
-    """Return the settings with a job's own in their place; unknown names are left out."""
-    known = {field.name for field in fields(Sampling)}
-    return replace(sampling, **{name: settings[name] for name in settings.keys() & known})
-
-
 def make_engine(settings: WorkerSettings) -> Engine:
     """Return the engine that the settings name; torch is imported only for its own."""
     if settings.engine == "echo":
@@ -245,6 +276,37 @@ def make_engine(settings: WorkerSettings) -> Engine:
     from ml.engine_torch import TorchEngine
 
     return TorchEngine(settings.model, device=settings.device, slots=settings.slots)
+
+
+async def _load_none(version: Served) -> Engine:
+    raise EngineError(f"this worker writes only with what it was started with, not with {version}")
+
+
+def make_load(settings: WorkerSettings) -> Load:
+    """Return what opens versions of the table by the settings; an echo has none."""
+    if settings.engine == "echo":
+        return _load_none
+
+    async def load(version: Served) -> Engine:
+        model = settings.model
+        if version.folder:
+            model = str(await asyncio.to_thread(_open_folder, version, Path(version.folder)))
+        engine = make_engine(settings.model_copy(update={"model": model}))
+        await engine.start()
+        card = engine.card
+        if not version.folder and (card.name, card.version) != (version.name, version.version):
+            await engine.close()
+            raise EngineError(f"MODEL is {card.name} {card.version} now")
+        return engine
+
+    return load
+
+
+def _open_folder(version: Served, folder: Path) -> Path:
+    found = registry.read(folder)
+    if (found.name, found.version) != (version.name, version.version):
+        raise registry.RegistryError(f"{folder}: holds {found.name} {found.version}")
+    return registry.open_version(found)
 
 
 async def serve(settings: WorkerSettings) -> None:
@@ -255,7 +317,13 @@ async def serve(settings: WorkerSettings) -> None:
         await upgrade(database)
         await engine.start()
         sampling = replace(Sampling(), max_tokens=settings.story_tokens)
-        worker = Worker(database, engine, slots=settings.slots, sampling=sampling)
+        worker = Worker(
+            database,
+            engine,
+            slots=settings.slots,
+            sampling=sampling,
+            load=make_load(settings),
+        )
         loop = asyncio.get_running_loop()
         hurry: set[asyncio.Task[None]] = set()
         loop.add_signal_handler(signal.SIGTERM, worker.drain)

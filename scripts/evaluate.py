@@ -1,11 +1,14 @@
 """Measure models on the held-out works, and what they write.
 
 python -m scripts.evaluate MODEL… --corpus CORPUS [--authors out/authors] [--openings 50]
-    [--temperature 0.8] [--top-p 0.9] [--top-k 60] [--out docs/experiments/results/evaluate.json]
+    [--preset pushkin] [--temperature 0.8] [--top-p 0.9] [--top-k 60]
+    [--out docs/experiments/results/evaluate.json]
 
 MODEL is a folder: a model of transformers, or one that scripts.train_baselines left in its work
 folder. Models the bot can serve write with its engine and default settings, 320 tokens at most;
-the others by the plain loop, 100. The continuation is judged, not the opening. Writes the JSON,
+the others by the plain loop, 100. --preset names other settings (ml.decoding); "seed", the
+decoding this project began with, writes with transformers' plain generate and takes models of
+transformers only. The continuation is judged, not the opening. Writes the JSON,
 the same as a Markdown table beside it, and the texts as JSON Lines. scripts.score_texts --corpus
 fits the authors first.
 """
@@ -17,8 +20,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from transformers import set_seed
+
 from ml import authors, corpus, results, texts
-from ml.engine import EngineError, GenerationError, Sampling
+from ml.decoding import PRESETS, SEED, Sampling, chosen
+from ml.engine import EngineError, GenerationError
 from ml.engine_torch import TorchEngine
 from ml.evaluate import bits_per_character
 from ml.generation import tell, write
@@ -45,13 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--authors", type=Path, default=Path("out/authors"))
     parser.add_argument("--prompts", type=Path, default=OPENINGS)
     parser.add_argument("--openings", type=int, default=50, help="how many of them; 0: none")
-    parser.add_argument("--temperature", type=float, default=Sampling.temperature)
-    parser.add_argument("--top-p", type=float, default=Sampling.top_p)
-    parser.add_argument("--top-k", type=int, default=Sampling.top_k)
+    parser.add_argument("--preset", choices=[*PRESETS, "seed"], default="pushkin")
+    parser.add_argument("--temperature", type=float, help="in place of the preset's")
+    parser.add_argument("--top-p", type=float, help="in place of the preset's")
+    parser.add_argument("--top-k", type=int, help="in place of the preset's")
     parser.add_argument("--seed", type=int, default=1799)
     parser.add_argument("--out", type=Path, default=results.FOLDER / "evaluate.json")
     options = parser.parse_args(arguments)
-    sampling = Sampling(options.temperature, options.top_p, options.top_k)
+    sampling = _sampling(parser, options)
     rows, written = [], []
     try:
         openings = texts.read_json(options.prompts)[: options.openings]
@@ -83,9 +90,12 @@ def main(arguments: list[str] | None = None) -> None:
         options.out,
         {"models": rows},
         command=f"python -m scripts.evaluate {models} --corpus CORPUS"
-        + results.given(parser, options, "temperature", "top_p", "top_k"),
+        + results.given(parser, options, "preset", "temperature", "top_p", "top_k"),
         seed=options.seed,
-        config={"sampling": asdict(sampling), "openings": len(openings)},
+        config={
+            "sampling": asdict(sampling) if sampling else dict(SEED),
+            "openings": len(openings),
+        },
         data=data.sha256,
     )
     results.write_text(options.out.with_suffix(".md"), _table(rows))
@@ -94,6 +104,20 @@ def main(arguments: list[str] | None = None) -> None:
         results.write_text(options.out.with_suffix(".jsonl"), lines)
     else:  # an older table's texts are not this one's
         options.out.with_suffix(".jsonl").unlink(missing_ok=True)
+
+
+def _sampling(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Sampling | None:
+    """Return the settings that the options name; None for those of ``generate``."""
+    own = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k")}
+    given = {name: value for name, value in own.items() if value is not None}
+    if options.preset == "seed":
+        if given:
+            parser.error("--preset seed is taken as it was, without other settings")
+        return None
+    try:
+        return chosen(given, PRESETS[options.preset])
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def _measure(loaded: Loaded, data: texts.Texts) -> dict[str, Any]:
@@ -115,9 +139,15 @@ def _measure(loaded: Loaded, data: texts.Texts) -> dict[str, Any]:
 
 
 def _write(
-    folder: Path, loaded: Loaded, openings: list[str], seed: int, sampling: Sampling
+    folder: Path, loaded: Loaded, openings: list[str], seed: int, sampling: Sampling | None
 ) -> list[str]:
     """Return a continuation of each opening."""
+    if sampling is None:
+        if not loaded.serves:
+            raise ModelError(f"{folder}: --preset seed is for models of transformers")
+        return [
+            _generate(loaded, opening, seed + number) for number, opening in enumerate(openings)
+        ]
     if loaded.serves:
         return asyncio.run(tell(TorchEngine(str(folder)), openings, seed=seed, sampling=sampling))
     return [
@@ -132,6 +162,18 @@ def _write(
         )[len(opening) :]
         for number, opening in enumerate(openings)
     ]
+
+
+def _generate(loaded: Loaded, opening: str, seed: int) -> str:
+    """Return an opening's continuation by transformers' own loop, as ``SEED`` says."""
+    set_seed(seed)
+    ids = loaded.tokenizer(opening, return_tensors="pt", add_special_tokens=False)
+    generate: Any = loaded.model.get_submodule("model")
+    length = min(SEED["max_length"], loaded.context)
+    end = loaded.tokenizer.eos_token_id
+    [written] = generate.generate(**ids, **dict(SEED) | {"max_length": length}, pad_token_id=end)
+    new = written[ids.input_ids.shape[1] :].tolist()
+    return str(loaded.tokenizer.decode(new, skip_special_tokens=True))
 
 
 def _judge(stories: list[str], index: QuotationIndex, model: authors.AuthorModel) -> dict[str, Any]:

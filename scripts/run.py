@@ -1,7 +1,7 @@
-"""Run the bot and a worker as two processes: python -m scripts.run
+"""Run the bot, a worker and what retrains as three processes: python -m scripts.run
 
-Both end together: at Ctrl-C or the end of the input, and when either dies. The exit code is the
-bot's, or the worker's if that died first.
+All end together: at Ctrl-C or the end of the input, and when bot or worker dies. The exit code is
+the bot's, or the worker's if that died first. Without the third, stories are told all the same.
 """
 
 import os
@@ -33,9 +33,16 @@ def main() -> int:
             stderr=log if terminal else None,
             start_new_session=True,
         )
+        retrainer = subprocess.Popen(
+            [sys.executable, "-m", "ml.retrain"],
+            stdin=subprocess.DEVNULL,
+            stderr=log if terminal else None,
+            start_new_session=True,
+        )
         bot = subprocess.Popen([sys.executable, "-m", "bot"])
         while not asked and bot.poll() is None and worker.poll() is None:
             time.sleep(0.1)
+    retrainer.send_signal(signal.SIGTERM)
     if worker.returncode is not None:
         _end(bot, signal.SIGTERM)
         print(f"run: the worker ended with code {worker.returncode}", file=sys.stderr)
@@ -43,9 +50,11 @@ def main() -> int:
             print(f"run: its last words, from {WORKER_LOG}:", file=sys.stderr)
             words = WORKER_LOG.read_bytes()[said_before:].decode("utf-8", "replace")
             print("\n".join(words.splitlines()[-5:]), file=sys.stderr)
+        _end(retrainer, signal.SIGTERM)
         return worker.returncode or 1
     _end(bot, signal.SIGTERM)
     _end(worker, signal.SIGINT)
+    _end(retrainer, signal.SIGTERM)
     if asked and bot.returncode in (-asked[0], -signal.SIGTERM):
         return 0  # the signal met it before it handled signals, or after it had done its work
     return bot.returncode

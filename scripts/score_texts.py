@@ -20,13 +20,12 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ml import authors, corpus, results
+from ml import authors, corpus, judges, results
 from ml.quotation import QuotationIndex
 from ml.scoring import Filters, Score, score, summarise
-from ml.segments import SplitError, held_out, unseen
+from ml.segments import SplitError, unseen
 
 REPORT = results.FOLDER / "authors.json"
-QUOTATIONS = "quotations.npz"  # inside the authors' folder
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,8 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.corpus:
             model, index = _prepare(options)
         else:
-            model = authors.load(options.authors)
-            index = QuotationIndex.load(options.authors / QUOTATIONS)
+            model, index = judges.open_folder(options.authors)
         if options.file:
             _score_file(options, model, index)
     except (corpus.CorpusError, authors.AuthorsError, SplitError) as error:
@@ -58,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("file", type=Path, nargs="?", help='JSONL with a "text" in every line')
     parser.add_argument("--corpus", type=Path, help="folder with SOURCES.tsv")
     parser.add_argument("--split", type=Path, default=corpus.SPLIT_FILE)
-    parser.add_argument("--authors", type=Path, default=Path("out/authors"))
+    parser.add_argument("--authors", type=Path, default=judges.FOLDER)
     parser.add_argument("--report", type=Path, default=REPORT, help="of a fit; %(default)s")
     parser.add_argument("--out", type=Path, help="FILE.scored.jsonl by default")
     parser.add_argument("--keep", action="store_true", help="write only texts that pass")
@@ -73,38 +71,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(options: argparse.Namespace) -> tuple[authors.AuthorModel, QuotationIndex]:
-    """Return the authors and the index of this corpus, from the folder if it has them."""
+def _prepare(options: argparse.Namespace) -> judges.Judges:
+    """Return the judges of this corpus, from the folder if it has them."""
     works = corpus.read_works(options.corpus)
     split = corpus.load_split(options.split)
-    folder: Path = options.authors
-    if (folder / "authors.json").exists() and (folder / QUOTATIONS).exists():
-        model = authors.load(folder)
-        hidden = sorted(held_out(works, split))
-        if (model.data, model.held_out) == (corpus.corpus_hash(works), hidden):
-            return model, QuotationIndex.load(folder / QUOTATIONS)
+    if found := judges.load(options.authors, works, split):
+        return found
     started = time.process_time()
-    model = authors.fit(works, split)
-    seconds = time.process_time() - started
-    # Verse too may be quoted. What no model trains on cannot be.
-    index = QuotationIndex.build(
-        work.text for work in works if corpus.split_of(work, split) == "train"
-    )
-    index.save(folder / QUOTATIONS)
-    _report(options, model, index, works, split, seconds)
-    model.save(folder)  # last: its presence says that all is there
-    return model, index
+    fitted = judges.fit(works, split)
+    _report(options, fitted, works, split, time.process_time() - started)
+    judges.save(fitted, options.authors)
+    return fitted
 
 
 def _report(
     options: argparse.Namespace,
-    model: authors.AuthorModel,
-    index: QuotationIndex,
+    fitted: judges.Judges,
     works: list[corpus.Work],
     split: dict[str, list[str]],
     seconds: float,
 ) -> None:
     """Measure on the works held out how good the judges are, and save it."""
+    model, index = fitted
     figures = authors.examine(model, works)
     unmasked = authors.fit(works, split, replace(model.settings, mask=False))
     without = authors.examine(unmasked, works)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from db import jobs, queries
+from db import jobs, queries, versions
 from db.models import Generation, JobStatus, ModelVersion, Rating, User, VersionStatus
 from db.queries import Rated
 from db.session import Database
@@ -28,6 +28,7 @@ from tests.db_helpers import (
     columns,
     job_in,
     read_job,
+    set_job,
 )
 
 MINUTE = timedelta(minutes=1)
@@ -64,9 +65,20 @@ async def test_user_is_remembered_once_with_his_last_language(
     clock.move(MINUTE)
     await add_user(database, OWNER, "en")
     assert await rows_of(database, User) == [
-        {"id": OWNER, "language": "en", "created_at": born},
-        {"id": STRANGER, "language": "ru", "created_at": born},
+        {"id": OWNER, "language": "en", "consent": None, "created_at": born},
+        {"id": STRANGER, "language": "ru", "consent": None, "created_at": born},
     ]
+
+
+async def test_consent_is_the_users_own_and_outlives_his_next_message(database: Database) -> None:
+    await add_user(database, OWNER)
+    await add_user(database, STRANGER)
+    for consent in (True, False):
+        async with database.write() as session:
+            await queries.set_consent(session, OWNER, consent)
+        await add_user(database, OWNER, "en")
+        rows = await rows_of(database, User)
+        assert [(row["id"], row["consent"]) for row in rows] == [(OWNER, consent), (STRANGER, None)]
 
 
 async def test_user_who_writes_twice_at_once_is_remembered_once(database: Database) -> None:
@@ -257,6 +269,36 @@ async def test_many_votes_of_a_reader_at_once_leave_one_row(database: Database) 
     assert len(await rows_of(database, Rating)) == 1
 
 
+async def test_rated_is_every_vote_with_what_it_is_about_oldest_first(
+    database: Database, clock: Clock
+) -> None:
+    _, (first, _) = await add_story(database, user_id=STRANGER, texts=(" Вечер.", " Утро."))
+    job_id, (second,) = await add_story(database, user_id=OWNER, texts=(" Ночь.",))
+    await set_job(database, job_id, prompt="Настала", context="Смеркалось.")
+    await vote(database, second, 1)
+    async with database.write() as session:
+        await queries.set_consent(session, OWNER, True)
+    clock.move(MINUTE)
+    await vote(database, first, 1, STRANGER)
+    clock.move(MINUTE)
+    await vote(database, second, -1)  # he thought again: now his vote is the newest
+    async with database.read() as session:
+        older, newer = await queries.rated(session)
+    assert (older.user_id, older.consent, older.value) == (STRANGER, None, 1)
+    assert (older.text, older.context, older.version) == (" Вечер.", "", "pushkin 1")
+    assert newer == queries.RatedStory(
+        generation_id=second,
+        prompt="Настала",
+        context="Смеркалось.",
+        text=" Ночь.",
+        value=-1,
+        user_id=OWNER,
+        consent=True,
+        version="pushkin 1",
+        created_at=clock.moment,
+    )
+
+
 # Models
 
 
@@ -291,6 +333,9 @@ async def test_model_that_starts_again_is_the_same_row_with_what_is_new(
         "name": "pushkin",
         "version": "1",
         "status": VersionStatus.ACTIVE,
+        "folder": None,
+        "share": 0,
+        "parent_id": None,
         "prompt_tokens": 16,
         "prompt_characters": 60,
         "meta": {"потери": 1.5, "нет": None},
@@ -298,6 +343,7 @@ async def test_model_that_starts_again_is_the_same_row_with_what_is_new(
         "served_at": clock.moment,
     }
     assert second["served_at"] == first_start
+    assert second["status"] == VersionStatus.RETIRED
 
 
 async def test_versions_of_two_names_are_two_models(database: Database) -> None:
@@ -322,3 +368,36 @@ async def test_model_that_was_started_last_speaks(database: Database, clock: Clo
         model = await speaker(database)
         assert model is not None
         assert model.version == expected
+
+
+async def test_different_models_that_start_at_once_leave_one_active(database: Database) -> None:
+    await asyncio.gather(*(register(database, str(number)) for number in range(4)))
+    statuses = [row["status"] for row in await rows_of(database, ModelVersion)]
+    assert sorted(statuses) == [VersionStatus.ACTIVE] + 3 * [VersionStatus.RETIRED]
+
+
+async def test_worker_that_starts_does_not_displace_a_retrained_version(database: Database) -> None:
+    base = await register(database, "1")
+    async with database.write() as session:
+        retrained = await versions.add_candidate(
+            session,
+            name="pushkin",
+            version="2",
+            folder="models/pushkin/2",
+            parent_id=base,
+            prompt_tokens=8,
+            prompt_characters=30,
+            meta={},
+        )
+        await versions.activate(session, retrained.id)
+    await register(database, "1")
+    other = await register(database, "3")
+    statuses = {row["id"]: row["status"] for row in await rows_of(database, ModelVersion)}
+    assert statuses == {
+        base: VersionStatus.RETIRED,
+        retrained.id: VersionStatus.ACTIVE,
+        other: VersionStatus.CANDIDATE,
+    }
+    model = await speaker(database)
+    assert model is not None
+    assert model.version == "2"

@@ -23,10 +23,10 @@ MODELS = {
         "gpt",
         "models",
     ),
-    *("ngram", "preference", "throughput", "training"),
+    *("attention", "finetune_loop", "ngram", "pairs", "preference", "throughput", "training"),
 }
 DOORS = {
-    "torch": {f"ml.{name}" for name in MODELS | {"engine_torch"}},
+    "torch": {f"ml.{name}" for name in MODELS | {"engine_torch", "processors"}},
     "openai": {"ml.synthetic", "ml.engine_openai"},
     "openvino": {"ml.engine_openvino"},
     "matplotlib": {"ml.plots_style"},
@@ -233,7 +233,7 @@ temporary = os.environ["TMPDIR"]
 def watch(event, arguments):
     writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
     if writes or event in ("os.mkdir", "os.remove", "os.rename"):
-        if not str(arguments[0]).startswith(temporary):
+        if not str(arguments[0]).startswith((temporary, os.devnull)):
             seen.append((event, arguments[0]))
     if event.startswith("socket."):
         seen.append((event, arguments))

@@ -1,6 +1,8 @@
 """The torch engine on a tiny model: the library's tokens, seeds, cancelling, limits."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,32 +11,38 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ml import registry
 from ml.checkpoint import export
-from ml.engine import EngineError, PromptTooLongError, Request, Sampling
-from ml.engine_torch import SeededChoice, TorchEngine
+from ml.engine import Engine, EngineError, PromptTooLongError, Request, Sampling
+from ml.engine_torch import TorchEngine
 from ml.gpt import gpt_config, new_gpt
+from ml.serving import Served
 from ml.tokenizer import train
+from ml.worker import WorkerSettings, make_load
 
 CONTEXT = 96
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that knows one sentence by heart, as the worker would find it on disk."""
-    folder = tmp_path_factory.mktemp("model")
+def trained(folder: Path, steps: int) -> Path:
+    """Write a tiny model that learns one sentence by heart, as the worker would find it."""
     text = "Вечер был тихий; дорога шла полем. — Что же, — спросил офицер, — нашли их?\n"
     tokenizer = train([text * 20], vocabulary=420)
     config = gpt_config(vocabulary=len(tokenizer), context=CONTEXT, width=32, layers=2, heads=2)
     model = new_gpt(config, seed=1)
     ids = torch.tensor([tokenizer.encode(text * 3)[: CONTEXT + 1]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(40):
+    for _ in range(steps):
         loss = model(ids[:, :-1], ids[:, 1:])[1]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     export(model, tokenizer, {"name": "toy", "parameters": 1}, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("model"), steps=40)
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ async def engine(folder: Path) -> AsyncIterator[TorchEngine]:
     await engine.close()
 
 
-async def write(engine: TorchEngine, request: Request) -> tuple[str, int, str | None]:
+async def write(engine: Engine, request: Request) -> tuple[str, int, str | None]:
     stream = await engine.submit(request)
     text = "".join([piece async for piece in stream])
     return text, stream.tokens, stream.finish_reason
@@ -134,13 +142,118 @@ async def test_a_missing_model_is_one_clear_error(tmp_path: Path) -> None:
         await TorchEngine(str(tmp_path / "nowhere"), device="cpu").start()
 
 
-def test_the_draw_follows_the_distribution() -> None:
-    """Frequencies over 4,000 keys against the softmax, at five standard deviations."""
-    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, -torch.inf]])
-    count = 4000
-    drawn = SeededChoice()(scores.expand(count, -1), torch.arange(count, dtype=torch.int32))
-    shares = (drawn == 0).double().mean(0)
-    expected = scores.double().softmax(-1)[0]
-    deviation = (expected * (1 - expected) / count).sqrt()
-    assert ((shares - expected).abs() <= 5 * deviation).all()
-    assert ((drawn == 0).sum(-1) == 1).all()
+async def test_top_k_of_zero_is_off(engine: TorchEngine) -> None:
+    # It left one token, the likeliest: stories repeated one word.
+    def request(top_k: int) -> Request:
+        wide = Sampling(temperature=5.0, top_p=1.0, top_k=top_k, max_tokens=20)
+        return Request("Вечер", seed=3, sampling=wide)
+
+    off, all_of_them, more_than_there_are, one = await asyncio.gather(
+        *(write(engine, request(top_k)) for top_k in (0, 420, 1_000_000, 1))
+    )
+    assert off == all_of_them == more_than_there_are
+    assert off != one
+
+
+async def test_a_small_min_p_changes_a_wild_text_and_a_whole_one_is_greedy(
+    engine: TorchEngine,
+) -> None:
+    def request(**settings: float) -> Request:
+        wild = Sampling(temperature=1.5, top_p=1.0, top_k=0, max_tokens=24, **settings)
+        return Request("дорога", seed=2, sampling=wild)
+
+    wild, strict = await asyncio.gather(
+        *(write(engine, request(min_p=share)) for share in (0.0, 1.0))
+    )
+    greedy = await write(engine, Request("дорога", sampling=Sampling(top_k=1, max_tokens=24)))
+    assert strict == greedy
+    assert wild != greedy
+
+
+async def test_repetition_penalty_equals_plain_generate_in_a_crowd(
+    engine: TorchEngine, folder: Path
+) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    penalties = [1.0, 3.0, 1.5]
+    written = await asyncio.gather(
+        *(
+            write(
+                engine,
+                Request(
+                    "Вечер",
+                    sampling=Sampling(top_k=1, max_tokens=24, repetition_penalty=penalty),
+                ),
+            )
+            for penalty in penalties
+        )
+    )
+    ids = tokenizer("Вечер", return_tensors="pt", add_special_tokens=False)
+    for penalty, (text, _, _) in zip(penalties, written, strict=True):
+        slow = model.generate(
+            **ids, do_sample=False, max_new_tokens=24, repetition_penalty=penalty, pad_token_id=0
+        )
+        new = slow[0, ids.input_ids.shape[1] :]
+        expected = str(tokenizer.decode(new, skip_special_tokens=True))
+        assert text == expected.rstrip("\ufffd")
+    assert written[0] != written[1]
+
+
+async def test_whole_numbers_may_stand_for_real_ones(engine: TorchEngine) -> None:
+    # A job's settings come from JSON, where 1.0 may have become 1; the library refused it.
+    text, tokens, _ = await write(
+        engine, Request("Вечер", sampling=Sampling(temperature=1, top_p=1, max_tokens=3))
+    )
+    assert tokens
+    assert text
+
+
+async def test_closing_twice_is_closing_once(folder: Path) -> None:
+    engine = TorchEngine(str(folder), device="cpu", slots=1)
+    await engine.start()
+    await engine.close()
+    await engine.close()
+    with pytest.raises(EngineError, match="thread"):
+        await engine.submit(Request("Вечер"))
+
+
+async def test_rolling_back_gives_byte_identical_text(folder: Path, tmp_path: Path) -> None:
+    load = make_load(WorkerSettings(_env_file=None, device="cpu", slots=2))
+    other = trained(tmp_path / "other", steps=5)
+    old, new = (registry.publish(one, "toy", {}, tmp_path / "models") for one in (folder, other))
+
+    async def story(version: registry.Version) -> str:
+        row = Served(1, version.name, version.version, str(version.folder), 0.0)
+        engine = await load(row)
+        wild = Sampling(temperature=2.0, max_tokens=30)
+        text, _, _ = await write(engine, Request("Вечер", seed=11, sampling=wild))
+        await engine.close()
+        return text
+
+    before, between, after = [await story(version) for version in (old, new, old)]
+    assert before.encode() == after.encode()
+    assert before != between
+
+
+async def test_version_that_is_not_what_the_table_says_is_not_loaded(
+    folder: Path, tmp_path: Path
+) -> None:
+    load = make_load(WorkerSettings(_env_file=None, device="cpu", model=str(folder)))
+    version = registry.publish(folder, "toy", {}, tmp_path / "models")
+    with pytest.raises(registry.RegistryError, match=f"holds toy {version.version}"):
+        await load(Served(1, "toy", "0" * 12, str(version.folder), 0.0))
+    with pytest.raises(registry.RegistryError, match=r"gone/meta\.json: No such file"):
+        await load(Served(1, "toy", version.version, str(tmp_path / "gone"), 0.0))
+    with pytest.raises(EngineError, match=f"MODEL is toy {version.version} now"):
+        await load(Served(1, "toy", "0" * 12, None, 0.0))
+
+
+async def test_closed_engine_leaves_nothing_of_its_model(folder: Path) -> None:
+    engine = TorchEngine(str(folder), device="cpu", slots=1)
+    await engine.start()
+    await write(engine, Request("Вечер", sampling=Sampling(max_tokens=3)))
+    model = weakref.ref(engine._manager.model)
+    await engine.close()
+    del engine
+    gc.collect()
+    assert model() is None

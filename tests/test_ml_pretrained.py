@@ -10,6 +10,7 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from ml import registry
 from ml.corpus import load_split
 from ml.decoding import trim
 from ml.engine import Request
@@ -67,6 +68,7 @@ def test_it_knows_its_letters_and_signs() -> None:
 async def test_it_writes_russian_prose_that_ends_with_a_sentence() -> None:
     engine = TorchEngine(str(FOLDER), device="cpu", slots=4)
     await engine.start()
+    assert engine.card.version == registry.bundled().version
     prompts = ["Мороз и солнце", "Пушкин звонит Гоголю", "В комнате на стене висел ковёр."]
 
     async def write(prompt: str, seed: int) -> str:

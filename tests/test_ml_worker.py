@@ -1,17 +1,29 @@
 """The worker against a real queue, with an engine that echoes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
-from db import jobs, queries
+from db import jobs, queries, versions
 from db.models import Generation, Job, JobStatus, ModelVersion, now
 from db.session import Database
-from ml.engine import EchoEngine, EngineError, GenerationError, Request, Stream
+from ml.engine import (
+    EchoEngine,
+    Engine,
+    EngineError,
+    GenerationError,
+    ModelCard,
+    Request,
+    Stream,
+)
+from ml.registry import RegistryError
+from ml.serving import Served
 from ml.worker import Worker
 
 
@@ -36,11 +48,11 @@ async def read(database: Database, job_id: int) -> Job:
 
 
 async def until(database: Database, job_id: int, found: Callable[[Job], object]) -> Job:
-    for _ in range(500):
+    for _ in range(1200):
         job = await read(database, job_id)
         if found(job):
             return job
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
     raise AssertionError(f"job {job_id} stays {job.status}: {job.partial!r} {job.error!r}")
 
 
@@ -253,3 +265,230 @@ async def test_a_database_that_is_away_for_a_while_costs_no_story(
         await asyncio.wait_for(run_empty(sqlite, EchoEngine(words=3)), 10)
     assert (await read(sqlite, job_id)).status == JobStatus.DONE
     assert not refusals
+
+
+@dataclass
+class Table:
+    """Versions as retrain and an admin would write them, and engines that say who they are."""
+
+    database: Database
+    loaded: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)  # loading waits for it
+    ink: asyncio.Event = field(default_factory=asyncio.Event)  # "first" waits for it
+
+    async def add(self, version: str) -> int:
+        async with self.database.write() as session:
+            row = await versions.add_candidate(
+                session,
+                name="pushkin",
+                version=version,
+                folder=f"models/pushkin/{version}",
+                parent_id=None,
+                prompt_tokens=300,
+                prompt_characters=1000,
+                meta={},
+            )
+        return row.id
+
+    async def activate(self, version_id: int) -> None:
+        async with self.database.write() as session:
+            await versions.activate(session, version_id)
+
+    async def share(self, version_id: int, share: float) -> None:
+        async with self.database.write() as session:
+            await versions.set_share(session, version_id, share)
+
+    async def load(self, version: Served) -> Engine:
+        await self.gate.wait()
+        if version.version in self.broken:
+            raise RegistryError(f"{version.folder}/model.safetensors: corrupted")
+        self.loaded.append(version.version)
+        return Named(version.version, self)
+
+
+class Named(EchoEngine):
+    """Writes its version's name, and notes when it is closed."""
+
+    def __init__(self, version: str, table: Table, delay: float = 0.02, words: int = 10) -> None:
+        super().__init__(delay=delay, words=words)
+        self.version, self.table = version, table
+
+    @property
+    def card(self) -> ModelCard:
+        return replace(super().card, name="pushkin", version=self.version)
+
+    async def submit(self, request: Request) -> Stream:
+        return await super().submit(replace(request, prompt=self.version, context=""))
+
+    async def _write(self, stream: Stream, words: list[str], limit: int) -> None:
+        if self.version == "first":
+            await self.table.ink.wait()
+        await super()._write(stream, words, limit)
+
+    async def close(self) -> None:
+        assert not self._tasks, f"{self.version} was closed while it wrote"
+        self.table.closed.append(self.version)
+
+
+@pytest.fixture
+async def table(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> Table:
+    monkeypatch.setattr("ml.worker.FOLLOW_EVERY", 0.05)
+    monkeypatch.setattr("ml.worker.TICK", 0.02)
+    table = Table(sqlite)
+    table.gate.set()
+    table.ink.set()
+    return table
+
+
+@pytest.fixture
+async def serve(table: Table) -> AsyncIterator[Callable[..., Worker]]:
+    """Start workers of "first" that follow the table, ended with the test."""
+    running: dict[Worker, asyncio.Task[None]] = {}
+
+    def start(slots: int = 4, **engine: Any) -> Worker:
+        first = Named("first", table, **engine)
+        worker = Worker(table.database, first, slots=slots, load=table.load)
+        running[worker] = asyncio.create_task(worker.run())
+        return worker
+
+    yield start
+    table.gate.set()  # a test that failed may have left them
+    table.ink.set()
+    for worker, task in running.items():
+        worker.drain()
+        await task
+
+
+async def versions_of(database: Database) -> dict[int, str]:
+    """Return who is named as each job's writer, and check that he is the one who wrote."""
+    async with database.read() as session:
+        rows = await session.execute(
+            select(Generation.job_id, ModelVersion.version, Generation.text).join(
+                Generation.model_version
+            )
+        )
+        found = {job_id: (version, text) for job_id, version, text in rows}
+    for version, text in found.values():
+        assert set(text.rstrip(".").split()) == {version}
+    return {job_id: version for job_id, (version, _) in found.items()}
+
+
+async def done(database: Database, ids: Sequence[int]) -> None:
+    for job_id in ids:
+        await until(database, job_id, lambda job: job.status == JobStatus.DONE)
+
+
+async def eventually(found: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not found():
+            await asyncio.sleep(0.05)
+
+
+async def test_a_swap_between_jobs_drops_none_and_pauses_none(
+    table: Table, serve: Callable[..., Worker]
+) -> None:
+    table.gate.clear()
+    serve(slots=50)
+    ids = [await add(table.database)]
+    await done(table.database, ids)
+    await table.activate(await table.add("second"))
+    ids += [await add(table.database, number=2 + n) for n in range(5)]
+    await done(table.database, ids)  # while the second one is loading
+    assert table.loaded == []
+    table.ink.clear()
+    begun = [await add(table.database, number=10 + n) for n in range(3)]
+    for job_id in begun:
+        await until(table.database, job_id, lambda job: job.status == JobStatus.RUNNING)
+    table.gate.set()
+    late: list[int] = []
+    async with asyncio.timeout(60):
+        while "second" not in (await versions_of(table.database)).values():
+            late.append(await add(table.database, number=100 + len(late)))
+            await asyncio.sleep(0.1)
+    assert table.closed == []  # it has not finished what it began
+    table.ink.set()
+    await done(table.database, [*begun, *late])
+    found = await versions_of(table.database)
+    assert {found[job_id] for job_id in [*ids, *begun]} == {"first"}
+    assert found[late[-1]] == "second"
+    for job_id in found:
+        assert (await read(table.database, job_id)).attempts == 1
+    await eventually(lambda: table.closed == ["first"])
+    assert table.loaded == ["second"]
+
+
+async def test_a_version_that_cannot_be_loaded_leaves_the_old_one_writing(
+    table: Table, serve: Callable[..., Worker], caplog: pytest.LogCaptureFixture
+) -> None:
+    table.broken = {"second"}
+    serve()
+    await done(table.database, [await add(table.database)])
+    second = await table.add("second")
+    await table.activate(second)
+    await eventually(lambda: "is not served" in caplog.text)
+    ids = [await add(table.database, number=2 + n) for n in range(3)]
+    await done(table.database, ids)
+    assert set((await versions_of(table.database)).values()) == {"first"}
+    assert caplog.text.count("is not served") == 1
+    assert "models/pushkin/second/model.safetensors: corrupted" in caplog.text
+    table.broken = set()  # mended: it is tried again when it is activated again
+    async with table.database.read() as session:
+        rows = await session.scalars(select(ModelVersion).where(ModelVersion.version == "first"))
+        first = rows.one().id
+    await table.activate(first)
+    await asyncio.sleep(0.2)
+    await table.activate(second)
+    await eventually(lambda: table.loaded == ["second"])
+
+
+async def test_a_restarted_worker_begins_with_the_active_version(table: Table) -> None:
+    job_id = await add(table.database)
+    async with table.database.write() as session:
+        card = Named("first", table).card
+        await queries.register_model(session, **vars(card))
+    await table.activate(await table.add("second"))
+    worker = Worker(table.database, Named("first", table), slots=1, load=table.load)
+    await worker.run(until_empty=True)
+    assert await versions_of(table.database) == {job_id: "second"}
+    assert sorted(table.closed) == ["first", "second"]
+
+
+async def test_a_candidate_writes_its_share_and_the_active_version_the_rest(
+    table: Table,
+) -> None:
+    ids = [await add(table.database, number=n) for n in range(60)]
+    async with table.database.write() as session:
+        await queries.register_model(session, **vars(Named("first", table).card))
+    await table.share(await table.add("trial"), 0.3)
+    worker = Worker(table.database, Named("first", table, delay=0.0), slots=20, load=table.load)
+    await worker.run(until_empty=True)
+    found = await versions_of(table.database)
+    assert set(found) == set(ids)
+    assert list(found.values()).count("trial") == pytest.approx(18, abs=3)
+    assert list(found.values()).count("first") == 60 - list(found.values()).count("trial")
+
+
+async def test_a_worker_that_opens_no_versions_goes_on_with_its_own(
+    table: Table, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = await add(table.database)
+    async with table.database.write() as session:
+        await queries.register_model(session, **vars(Named("first", table).card))
+    await table.activate(await table.add("second"))
+    await Worker(table.database, Named("first", table), slots=1).run(until_empty=True)
+    assert await versions_of(table.database) == {job_id: "first"}
+    assert "writes only with what it was started with, not with pushkin second" in caplog.text
+
+
+async def test_settings_that_cannot_be_fail_the_job_at_once(database: Database) -> None:
+    # It was an exception in a task that nobody looked at: the job ran until its lease's end.
+    wrong = await add(database, temperature=-1)
+    right = await add(database, number=2)
+    await run_empty(database, EchoEngine(words=3))
+    job = await read(database, wrong)
+    assert (job.status, job.attempts) == (JobStatus.FAILED, 1)
+    assert job.error is not None
+    assert job.error.startswith("temperature must be")
+    assert (await read(database, right)).status == JobStatus.DONE

@@ -1,0 +1,71 @@
+"""The gate between a candidate and the readers: figures before and after, bars, a verdict.
+
+    lines = judge(before, after, Bars())
+    passed(lines), reasons(lines)
+
+A candidate that fails a bar is kept with its reasons and never served.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Figures = Mapping[str, float | None]  # a figure that could not be measured is None
+
+
+@dataclass(frozen=True)
+class Bars:
+    """What a candidate must reach: fixed bounds, or so much worse than its parent at most."""
+
+    preference_accuracy: float = 0.55  # of held-out couples of votes; 0.5 is chance
+    bits_worse: float = 0.02  # share of the parent's bits per character
+    repeated_4grams: float = 0.03  # at most
+    verbatim_under_80: float = 0.98  # at least
+    sentence_end: float = 0.95  # at least
+    attributed_worse: float = 0.15  # below the parent's share of texts attributed to Pushkin
+
+
+class Line(NamedTuple):
+    """One figure of the table; it passes above its bar or below it."""
+
+    name: str
+    before: float | None
+    after: float | None
+    bar: float
+    passed: bool
+
+
+def judge(before: Figures, after: Figures, bars: Bars) -> list[Line]:
+    """Return a line for every figure. What could not be measured does not pass."""
+    bits = _number(before["bits_per_character"]) * (1 + bars.bits_worse)
+    style = max(0.0, _number(before["attributed"]) - bars.attributed_worse)
+    # A parent that repeats itself is not its child's fault.
+    repeated = max(bars.repeated_4grams, _number(before["repeated_4grams"]))
+    at_least = {
+        "preference_accuracy": bars.preference_accuracy,
+        "verbatim_under_80": bars.verbatim_under_80,
+        "sentence_end": bars.sentence_end,
+        "attributed": style,
+    }
+    at_most = {"bits_per_character": bits, "repeated_4grams": repeated}
+    lines = []
+    for name, bar in {**at_least, **at_most}.items():
+        value = after[name]
+        passed = value is not None and (value >= bar if name in at_least else value <= bar)
+        lines.append(Line(name, before[name], value, bar, passed))
+    return lines
+
+
+def reasons(lines: list[Line]) -> list[str]:
+    """Return the names of the figures that miss their bars; none: it may be served."""
+    return [line.name for line in lines if not line.passed]
+
+
+def table(lines: list[Line]) -> list[dict[str, Any]]:
+    """Return the lines as JSON has them."""
+    return [line._asdict() for line in lines]
+
+
+def _number(value: float | None) -> float:
+    assert value is not None, "the parent was not measured"
+    return value
