@@ -1,0 +1,254 @@
+"""The retraining process: one row from the queue to its end, and what an admin reads of it."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db import jobs, queries, retraining, versions
+from db.models import ModelVersion, Retraining, VersionStatus, now
+from db.session import Database
+from ml import gate, retrain
+from ml.candidate import CandidateConfig, Made
+from ml.finetune_loop import FinetuneError
+from ml.preference import StoppedError
+from ml.registry import Version
+from ml.retrain import Retrainer, RetrainSettings
+
+READER = 5_000_000_001
+LINE = gate.Line("preference_accuracy", None, 0.7, 0.55, passed=True)
+
+Train = Callable[[Retrainer, CandidateConfig, ModelVersion | None, Path], Made]
+
+
+def made(folder: Path, *, reasons: list[str]) -> Made:
+    version = Version("toy", "aaaabbbbcccc", folder, {"name": "toy", "bits_per_character": {}})
+    story = {"opening": "Был вечер", "before": ".", "after": "!"}
+    curves = {"sft": [[1, 3.0], [2, 2.5]], "preference": [[1, 0.5], [2, 0.4]]}
+    return Made(version, [LINE], reasons, [story], curves)
+
+
+async def vote(database: Database, number: int, *, liked: bool, consent: bool = True) -> None:
+    """Lead one story through the queue and rate it."""
+    async with database.write() as session:
+        version = await queries.register_model(
+            session,
+            name="toy",
+            version="111122223333",
+            prompt_tokens=300,
+            prompt_characters=900,
+            meta={},
+        )
+        await queries.remember_user(session, READER + (not consent), "ru")
+        await queries.set_consent(session, READER + (not consent), consent)
+        job = await jobs.enqueue(
+            session,
+            user_id=READER + (not consent),
+            chat_id=READER,
+            private=True,
+            request_message_id=number,
+            prompt=f"Открыв окно номер {number}",
+        )
+        await jobs.claim(session, "test", 1)
+        text = f"он увидел {number} саней, и {number + 7} собак, и снег."
+        answer = jobs.Answer(text, version, 1, {}, 9, "stop", now())
+        await jobs.finish(session, jobs.Claim(job.id, "test", 1), [answer])
+        await session.refresh(job, ["generations"])
+        await queries.rate(
+            session, job.generations[0].id, READER + (not consent), 1 if liked else -1
+        )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> RetrainSettings:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"minimum": 2}), "utf-8")
+    return RetrainSettings(
+        models=tmp_path / "models", retrain_recipe=recipe, retrain_work=tmp_path / "work"
+    )
+
+
+async def ask(database: Database) -> int:
+    async with database.write() as session:
+        row = await retraining.request(
+            session, requested_by=1, chat_id=1, language="ru", settings={}
+        )
+        assert row is not None
+        return row.id
+
+
+async def end(database: Database) -> Retraining:
+    async with database.read() as session:
+        row = await retraining.latest(session)
+        assert row is not None
+        return row
+
+
+async def carry_out(
+    database: Database, settings: RetrainSettings, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> Retraining:
+    monkeypatch.setattr(Retrainer, "_train", train)
+    monkeypatch.setattr(retrain, "TICK", 0.01)
+    for number in range(6):
+        await vote(database, number, liked=number % 2 == 0)
+    await ask(database)
+    await Retrainer(database, settings).run(until_empty=True)
+    return await end(database)
+
+
+async def active(database: Database) -> ModelVersion:
+    async with database.read() as session:
+        found = await queries.speaking_model(session)
+        assert found is not None
+        return found
+
+
+async def test_candidate_that_passes_goes_active_and_the_old_one_retires(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = await carry_out(database, settings, lambda *_: made(tmp_path, reasons=[]), monkeypatch)
+    assert (row.status, row.error) == ("done", None)
+    assert row.report is not None
+    assert row.report["verdict"] == "active"
+    assert row.report["figures"] == [LINE._asdict()]
+    assert row.report["votes"]["votes"] == 6
+    picture = await asyncio.to_thread(Path(row.report["picture"]).read_bytes)
+    assert picture.startswith(b"\x89PNG")
+    serving = await active(database)
+    assert (serving.version, serving.folder) == ("aaaabbbbcccc", str(tmp_path))
+    assert serving.id == row.version_id
+    async with database.read() as session:
+        statuses = {v.version: v.status for v in await versions.versions(session, 9)}
+    assert statuses["111122223333"] == VersionStatus.RETIRED
+
+
+async def test_candidate_that_fails_the_gate_is_kept_and_never_served(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def train(*_: object) -> Made:
+        return made(tmp_path, reasons=["sentence_end"])
+
+    row = await carry_out(database, settings, train, monkeypatch)
+    assert row.report is not None
+    assert (row.report["verdict"], row.report["reasons"]) == ("candidate", ["sentence_end"])
+    assert (await active(database)).version == "111122223333"
+    async with database.read() as session:
+        assert [v.version for v in await versions.serving(session)] == ["111122223333"]
+        assert (await versions.versions(session, 1))[0].status == VersionStatus.CANDIDATE
+
+
+async def test_trouble_becomes_one_line_and_leaves_the_active_model_alone(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object) -> Made:
+        raise FinetuneError("out/x: cannot be written:\nNo space left on device")
+
+    row = await carry_out(database, settings, train, monkeypatch)
+    assert row.status == "failed"
+    assert row.error == "out/x: cannot be written: No space left on device"
+    assert (await active(database)).version == "111122223333"
+
+
+async def test_too_few_votes_are_told_with_how_many_are_missing(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.retrain_recipe.write_text('{"minimum": 5}', "utf-8")
+    row = await carry_out(database, settings, lambda *_: pytest.fail("trained"), monkeypatch)
+    assert row.status == "failed"
+    assert "4 are missing" in (row.error or "")
+
+
+async def test_votes_without_consent_reach_no_file(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept: list[str] = []
+
+    def train(_: object, __: object, ___: object, work: Path) -> Made:
+        kept.extend(line["prompt"] for line in json.loads((work / "votes.json").read_text("utf-8")))
+        return made(tmp_path, reasons=[])
+
+    await vote(database, 77, liked=True, consent=False)
+    await carry_out(database, settings, train, monkeypatch)
+    assert len(kept) == 6
+    assert not any("77" in prompt for prompt in kept)
+
+
+async def test_cancelled_retraining_stops_and_leaves_nothing_behind(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = []
+
+    def train(self: Retrainer, *_: object) -> Made:
+        while self._state.tell("sft", {"step": 1}):
+            pass
+        stopped.append(True)
+        raise StoppedError
+
+    async def cancel() -> None:
+        while (row := await end(database)).phase != "sft":
+            await asyncio.sleep(0.01)
+        async with database.write() as session:
+            assert await retraining.cancel(session, row.id)
+
+    monkeypatch.setattr(Retrainer, "_train", train)
+    monkeypatch.setattr(retrain, "TICK", 0.01)
+    for number in range(6):
+        await vote(database, number, liked=number % 2 == 0)
+    number = await ask(database)
+    await asyncio.gather(cancel(), Retrainer(database, settings).run(until_empty=True))
+    assert stopped
+    assert (await end(database)).status == "cancelled"
+    assert not (settings.retrain_work / str(number)).exists()
+
+
+async def test_missing_corpus_names_the_command_that_gets_one(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"corpus": tmp_path / "nowhere"})
+    row = await carry_out(database, settings, Retrainer._train, monkeypatch)
+    assert row.status == "failed"
+    assert "python -m scripts.build_corpus --download" in (row.error or "")
+
+
+async def test_worker_without_the_libraries_names_the_command_that_installs_them(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(name: str) -> Any:
+        return None if name in ("trl", "peft") else object()
+
+    monkeypatch.setattr(retrain, "find_spec", without)
+    row = await carry_out(database, settings, lambda *_: pytest.fail("trained"), monkeypatch)
+    assert row.status == "failed"
+    assert row.error == f"no trl, peft here; install with: {retrain.INSTALL}"
+
+
+async def test_run_that_a_signal_stopped_is_gone_on_with(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    retrainer = Retrainer(database, settings)
+    loop = asyncio.get_running_loop()
+
+    def train(self: Retrainer, _: object, __: object, work: Path) -> Made:
+        if self is retrainer:
+            loop.call_soon_threadsafe(self.stop)
+            while self._state.tell("sft", {"step": 1}):
+                pass
+            raise StoppedError
+        assert (work / "votes.json").exists()  # the votes it began with
+        return made(tmp_path, reasons=[])
+
+    monkeypatch.setattr(Retrainer, "_train", train)
+    monkeypatch.setattr(retrain, "TICK", 0.01)
+    for number in range(6):
+        await vote(database, number, liked=number % 2 == 0)
+    await ask(database)
+    await retrainer.run()
+    row = await end(database)
+    assert row.status == "running"  # its lease runs out
+    monkeypatch.setattr(retraining, "now", lambda: now() + retraining.LEASE * 2)
+    await Retrainer(database, settings).run(until_empty=True)
+    row = await end(database)
+    assert (row.status, row.attempts) == ("done", 2)
