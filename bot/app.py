@@ -8,13 +8,13 @@ from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.session.base import BaseSession
 from aiogram.client.telegram import PRODUCTION, TelegramAPIServer
 from aiogram.exceptions import TelegramNetworkError, TelegramServerError
-from aiogram.types import BotCommand
 
 from bot.config import CONSOLE_CHAT, BotSettings
 from bot.delivery import Delivery
-from bot.handlers import buttons, fallback, start, story
+from bot.handlers import admin, buttons, fallback, privacy, start, story
 from bot.middlewares import InFlight, Language, RetryAfter
-from bot.texts import EN, RU, Texts
+from bot.progress import Progress
+from bot.texts import EN, RU
 from db.session import Database
 
 DRAIN = 10.0  # seconds that updates under way have to finish at a shutdown
@@ -38,17 +38,27 @@ class App:
         self.database = database
         self.bot = Bot(settings.bot_token or NO_TOKEN, session=session)
         self.in_flight = InFlight()
-        # A terminal and a bot on Telegram may stand on one database: each answers its own.
-        self.delivery = (
-            Delivery(self.bot, database, but=CONSOLE_CHAT)
-            if telegram
-            else Delivery(self.bot, database, only=CONSOLE_CHAT)
+        # A terminal and a bot on Telegram may stand on one database: each answers its own. In the
+        # terminal the reader is his own admin.
+        only, but = (None, CONSOLE_CHAT) if telegram else (CONSOLE_CHAT, None)
+        self.delivery = Delivery(self.bot, database, only, but)
+        self.progress = Progress(self.bot, database, only, but)
+        self.admin_ids = settings.admin_ids if telegram else [CONSOLE_CHAT]
+        self.dispatcher = Dispatcher(
+            database=database,
+            delivery=self.delivery,
+            progress=self.progress,
+            min_ratings=settings.retrain_min_ratings,
         )
-        self.dispatcher = Dispatcher(database=database, delivery=self.delivery)
         self.dispatcher.update.outer_middleware(self.in_flight)
         self.dispatcher.update.outer_middleware(Language())
         self.dispatcher.include_routers(
-            start.router(), story.router(), buttons.router(), fallback.router(settings.admin_ids)
+            admin.router(self.admin_ids),
+            start.router(),
+            privacy.router(),
+            story.router(),
+            buttons.router(),
+            fallback.router(self.admin_ids),
         )
         self.dispatcher.shutdown.register(self._drain)
 
@@ -59,28 +69,33 @@ class App:
         except BaseException:
             await self.bot.session.close()
             raise
-        delivery = asyncio.create_task(self._deliver())
+        loops = [asyncio.create_task(self._keep(loop)) for loop in (self.delivery, self.progress)]
         try:
             await self.dispatcher.start_polling(self.bot, handle_signals=handle_signals)
         finally:
-            await self.delivery.stop()
-            await delivery
+            await self._stop()
+            await asyncio.gather(*loops)
 
-    async def _deliver(self) -> None:
-        """Deliver until stopped; a loop that ends otherwise takes the bot with it."""
+    async def _keep(self, loop: Delivery | Progress) -> None:
+        """Run a loop until it is stopped; one that ends otherwise takes the bot with it."""
         try:
-            await self.delivery.run()
+            await loop.run()
         finally:
-            if not self.delivery.stopping:
+            if not loop.stopping:
                 await self.dispatcher.stop_polling()
+
+    async def _stop(self) -> None:
+        await asyncio.gather(self.delivery.stop(), self.progress.stop())
 
     async def _announce(self) -> None:
         """Fill the command menu; a Telegram that is out of reach is asked until it answers."""
         pause = 1.0
         while True:
             try:
-                await self.bot.set_my_commands(_commands(EN))
-                await self.bot.set_my_commands(_commands(RU), language_code=RU.language)
+                await self.bot.set_my_commands(admin.reader_commands(EN))
+                await self.bot.set_my_commands(admin.reader_commands(RU), language_code=RU.language)
+                for admin_id in self.admin_ids:
+                    await admin.set_commands(self.bot, admin_id)
                 await self.bot.me()
             except (TelegramNetworkError, TelegramServerError) as error:
                 log.warning("Telegram does not answer, next try in %.0f s: %s", pause, error)
@@ -92,12 +107,4 @@ class App:
     async def _drain(self) -> None:
         """Let the updates and deliveries under way finish: aiogram waits for neither."""
         await self.in_flight.drain(DRAIN)
-        await self.delivery.stop()
-
-
-def _commands(texts: Texts) -> list[BotCommand]:
-    return [
-        BotCommand(command="story", description=texts.command_story),
-        BotCommand(command="help", description=texts.command_help),
-        BotCommand(command="start", description=texts.command_start),
-    ]
+        await self._stop()

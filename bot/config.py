@@ -22,6 +22,9 @@ class BotSettings(Settings):
     admin_ids: Annotated[list[int], NoDecode] = Field(
         [], description="Telegram ids of the admins, separated by commas"
     )
+    retrain_min_ratings: int = Field(
+        100, ge=2, description="votes, of readers who agreed, without which /retrain refuses"
+    )
     console_language: Literal["ru", "en"] = Field(
         "ru", description="language of the terminal chat: ru or en"
     )

@@ -25,12 +25,14 @@ from aiogram.methods import (
     GetUpdates,
     SendMessage,
     SendMessageDraft,
+    SendPhoto,
     TelegramMethod,
 )
 from aiogram.methods.base import TelegramType
 from aiogram.types import (
     CallbackQuery,
     Chat,
+    FSInputFile,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
     Message,
@@ -65,8 +67,7 @@ class ConsoleSession(BaseSession):
         self._last_id = time.time_ns() // 1_000_000
         self._updates: asyncio.Queue[Update] = asyncio.Queue()
         self._messages: dict[int, Message] = {}
-        self._buttons: list[InlineKeyboardButton] = []
-        self._with_buttons: Message | None = None
+        self._with_buttons: dict[int, Message] = {}  # by id, what was shown last at the end
         self._story: Message | None = None  # the last message that can be replied to
         self.fed = 0
 
@@ -82,8 +83,9 @@ class ConsoleSession(BaseSession):
             self._screen.ask()
             return False
         self._screen.interrupt()
-        if line.isdecimal() and 1 <= int(line) <= len(self._buttons):
-            self._feed(callback_query=self._press(self._buttons[int(line) - 1]))
+        buttons = self._buttons
+        if line.isdecimal() and 1 <= int(line) <= len(buttons):
+            self._feed(callback_query=self._press(buttons[int(line) - 1]))
         elif line.startswith(">"):
             text = line[1:].strip() or "/story"
             self._feed(message=self._message(self._reader, text, reply_to_message=self._story))
@@ -100,7 +102,7 @@ class ConsoleSession(BaseSession):
             id=str(self._next_id()),
             from_user=self._reader,
             chat_instance="console",
-            message=self._with_buttons,
+            message=next(reversed(self._with_buttons.values())),
             data=button.callback_data,
         )
 
@@ -137,12 +139,15 @@ class ConsoleSession(BaseSession):
         elif isinstance(method, EditMessageText):
             result = self._edited(method)
         elif isinstance(method, EditMessageReplyMarkup):
-            self._offer(self._known(method), method.reply_markup)
+            self._mark(self._known(method), method.reply_markup)
         elif isinstance(method, DeleteMessage):
-            self._forget(method.message_id)
+            self._with_buttons.pop(method.message_id, None)
         elif isinstance(method, SendMessageDraft):
             if self._screen.in_place:
                 self._screen.show("draft", f"\n{method.text or '…'}")
+        elif isinstance(method, SendPhoto):
+            assert isinstance(method.photo, FSInputFile), f"picture: {method.photo}"
+            self._screen.show(None, f"\n{method.caption}\n{method.photo.path}")
         elif isinstance(method, AnswerCallbackQuery) and method.text:
             self._screen.show(None, method.text)
             self._screen.ask()
@@ -156,8 +161,9 @@ class ConsoleSession(BaseSession):
         message = self._message(self._bot, method.text)
         self._screen.rename("draft", message.message_id)
         self._show(message, markup)
-        if markup is None or "rate:" in markup.model_dump_json():
-            if method.entities is not None:  # a story, though it may have been stopped
+        if not _passing(markup):
+            # A story, though it may have been stopped; a report has other entities.
+            if method.entities is not None and all(e.type == "bold" for e in method.entities):
                 self._story = message
             self._screen.ask()
         return message
@@ -167,8 +173,11 @@ class ConsoleSession(BaseSession):
         message = message.model_copy(update={"text": method.text})
         self._messages[message.message_id] = message
         # A pipe is told only how it ended: what can still be stopped will be edited again.
-        if self._screen.in_place or method.reply_markup is None:
+        passing = _passing(method.reply_markup)
+        if self._screen.in_place or not passing:
             self._show(message, method.reply_markup)
+        if not passing:
+            self._screen.ask()
         return message
 
     def _known(self, method: EditMessageText | EditMessageReplyMarkup) -> Message:
@@ -181,24 +190,26 @@ class ConsoleSession(BaseSession):
         return message
 
     def _show(self, message: Message, markup: InlineKeyboardMarkup | None) -> None:
+        self._with_buttons.pop(message.message_id, None)
+        text = f"\n{message.text}"
+        if markup is not None:
+            self._with_buttons[message.message_id] = _with(message, markup)
+            text += "\n" + "   ".join(f"[{i}] {b.text}" for i, b in enumerate(self._buttons, 1))
+        self._screen.show(message.message_id, text)
+
+    def _mark(self, message: Message, markup: InlineKeyboardMarkup | None) -> None:
+        """Exchange the buttons alone: the message stays where it stands."""
         if markup is None:
-            self._forget(message.message_id)
-            self._screen.show(message.message_id, f"\n{message.text}")
-            return
-        self._offer(message, markup)
-        choices = "   ".join(f"[{i}] {b.text}" for i, b in enumerate(self._buttons, 1))
-        self._screen.show(message.message_id, f"\n{message.text}\n{choices}")
+            self._with_buttons.pop(message.message_id, None)
+        elif message.message_id in self._with_buttons:
+            self._with_buttons[message.message_id] = _with(message, markup)
 
-    def _forget(self, message_id: int) -> None:
-        """Take away the buttons of a message that has none any more."""
-        if self._with_buttons and self._with_buttons.message_id == message_id:
-            self._buttons = []
-
-    def _offer(self, message: Message, markup: InlineKeyboardMarkup | None) -> None:
-        """Remember what the numbers stand for: the newest message with buttons."""
-        rows = markup.inline_keyboard if markup else []
-        self._buttons = [button for row in rows for button in row]
-        self._with_buttons = message.model_copy(update={"reply_markup": markup})
+    @property
+    def _buttons(self) -> list[InlineKeyboardButton]:
+        """What the numbers stand for: the buttons of the message that was shown last."""
+        message = next(reversed(self._with_buttons.values()), None)
+        markup = message.reply_markup if message else None
+        return [button for row in markup.inline_keyboard for button in row] if markup else []
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -207,6 +218,17 @@ class ConsoleSession(BaseSession):
         """There are no files in a terminal."""
         raise NotImplementedError
         yield b""
+
+
+def _with(message: Message, markup: InlineKeyboardMarkup) -> Message:
+    return message.model_copy(update={"reply_markup": markup})
+
+
+def _passing(markup: InlineKeyboardMarkup | None) -> bool:
+    """Whether a message with these buttons is going to be edited by itself: it can be stopped."""
+    rows = markup.inline_keyboard if markup else []
+    data = [button.callback_data or "" for row in rows for button in row]
+    return any(each.startswith(("stop:", "halt:")) for each in data)
 
 
 async def lines_of(descriptor: int) -> AsyncIterator[str]:

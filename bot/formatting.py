@@ -68,6 +68,20 @@ def split(text: str, limit: int = LIMIT) -> list[str]:
     return [*pieces, rest] if rest else pieces
 
 
+def shorten(text: str, limit: int) -> str:
+    """Return the text, or as many of its sentences as fit into ``limit`` units, and an ellipsis."""
+    pieces = split(text, limit)
+    if len(pieces) < 2:
+        return "".join(pieces)
+    return f"{split(text, limit - 2)[0]} …"
+
+
+def decimal(value: float, digits: int, language: str) -> str:
+    """Return a number as the language writes it: 2,31 in Russian."""
+    written = f"{value:.{digits}f}"
+    return written.replace(".", ",") if language == "ru" else written
+
+
 def _head(text: str, limit: int) -> str:
     """Return the longest beginning of at most ``limit`` units, no pair of surrogates broken."""
     return text.encode("utf-16-le")[: 2 * limit].decode("utf-16-le", "ignore")

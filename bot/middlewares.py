@@ -16,6 +16,7 @@ from aiogram.methods import Response, TelegramMethod
 from aiogram.methods.base import TelegramType
 from aiogram.types import TelegramObject, User
 
+from bot.admin_texts import admin_texts_for
 from bot.texts import texts_for
 
 
@@ -45,7 +46,7 @@ class RetryAfter(BaseRequestMiddleware):
 
 
 class Language(BaseMiddleware):
-    """Gives handlers ``texts`` in the reader's language."""
+    """Gives handlers ``texts`` in the reader's language, and ``admin_texts`` in the same."""
 
     async def __call__(
         self,
@@ -54,7 +55,8 @@ class Language(BaseMiddleware):
         data: dict[str, Any],
     ) -> Any:
         user: User | None = data.get("event_from_user")
-        data["texts"] = texts_for(user.language_code if user else None)
+        data["texts"] = texts = texts_for(user.language_code if user else None)
+        data["admin_texts"] = admin_texts_for(texts.language)
         return await handler(event, data)
 
 

@@ -37,6 +37,16 @@ class Texts:
     not_yours: str
     gone: str
     old_button: str
+    ask_consent: str
+    consent_yes: str
+    consent_no: str
+    not_your_question: str
+    agreed: str
+    refused: str
+    privacy: str  # {consent}
+    privacy_yes: str
+    privacy_no: str
+    command_privacy: str
     command_story: str
     console: str  # the first words in a terminal
     command_help: str
@@ -61,7 +71,8 @@ RU = Texts(
     help=(
         "/story и начало — напишу продолжение. В личном чате достаточно прислать само начало.\n\n"
         "Ответьте на мою историю — продолжу её дальше; с вашими словами, если они есть.\n\n"
-        "Под историей 👍 и 👎: ваш голос сохраняется, и его можно переменить.\n\n"
+        "Под историей 👍 и 👎: ваш голос сохраняется, и его можно переменить. "
+        "Что ещё я храню — /privacy\n\n"
         "Пока история пишется, её можно остановить; написанное останется.\n\n"
         "{limit}"
     ),
@@ -92,6 +103,23 @@ RU = Texts(
     not_yours="Это не ваша история.",
     gone="Этой истории у меня больше нет.",
     old_button="Эта кнопка больше не действует.",
+    ask_consent=(
+        "Можно ли учить модель на ваших голосах и историях? Без согласия этого не будет; "
+        "переменить его можно в любое время: /privacy"
+    ),
+    consent_yes="Разрешаю",
+    consent_no="Не разрешаю",
+    not_your_question="Этот вопрос не к вам.",
+    agreed="Благодарю! Ваши голоса и истории помогут модели учиться. Переменить: /privacy",
+    refused="Хорошо: модель не будет учиться на ваших голосах и историях. Переменить: /privacy",
+    privacy=(
+        "Что я храню: ваш номер в Telegram и язык, номера чатов и сообщений с историями, ваши "
+        "начала, мои продолжения, ваши голоса и время всего этого. Имени, телефона и прочей "
+        "переписки не храню.\n\n{consent}"
+    ),
+    privacy_yes="Вы разрешили учить модель на ваших голосах и историях.",
+    privacy_no="Модель не учится на ваших голосах и историях: вашего согласия нет.",
+    command_privacy="что я храню",
     command_story="продолжить начало в духе Пушкина",
     console=(
         "neuroPushkin в терминале. Напишите начало или /story и начало; номер нажимает кнопку, "
@@ -120,7 +148,8 @@ EN = Texts(
         "/story and an opening: I write what follows. In a private chat the opening alone "
         "is enough.\n\n"
         "Reply to a story of mine and I go on with it, using your words if there are any.\n\n"
-        "👍 and 👎 under a story: your vote is kept, and you can change it.\n\n"
+        "👍 and 👎 under a story: your vote is kept, and you can change it. "
+        "What else I keep: /privacy\n\n"
         "While a story is being written you can stop it; what is written stays.\n\n"
         "{limit}"
     ),
@@ -151,6 +180,23 @@ EN = Texts(
     not_yours="This is not your story.",
     gone="I do not have this story any more.",
     old_button="This button no longer works.",
+    ask_consent=(
+        "May the model learn from your votes and stories? It will not without your consent, "
+        "which you can change at any time: /privacy"
+    ),
+    consent_yes="I agree",
+    consent_no="I do not agree",
+    not_your_question="This question is not for you.",
+    agreed="Thank you! Your votes and stories will help the model learn. To change this: /privacy",
+    refused="All right: the model will not learn from your votes and stories. /privacy changes it.",
+    privacy=(
+        "What I keep: your number in Telegram and your language, the numbers of the chats and "
+        "messages with stories, your openings, my continuations, your votes, and when all this "
+        "was. Your name, your phone and other messages are not kept.\n\n{consent}"
+    ),
+    privacy_yes="You have agreed that the model learns from your votes and stories.",
+    privacy_no="The model does not learn from your votes and stories: you have not agreed.",
+    command_privacy="what I keep",
     command_story="continue an opening in Pushkin's manner",
     console=(
         "neuroPushkin in a terminal. Write an opening in Russian, or /story and an opening; a "

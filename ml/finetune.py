@@ -1,6 +1,6 @@
 """Fine-tune any model of transformers on our texts: in full or by LoRA, on one device or many.
 
-    made = finetune(config, "ai-forever/rugpt3medium_based_on_gpt2", train, validation, Path("out/x"))
+    made = finetune(config, "ai-forever/rugpt3medium_based_on_gpt2", train, validation, work)
     save(made, Path("models/pushkin"), {"command": "…"})
 
 A causal model learns packed documents (ml.packing), an encoder-decoder openings with their
@@ -135,7 +135,7 @@ def finetune(
         raise FinetuneError(f"{base}: knows {fresh} signs of the texts not at all; LoRA won't do")
     parameters = sum(p.numel() for p in model.parameters())
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    rows = _rows(config, model, tokenizer, documents, config.rows * world)
+    rows = _rows(config, model, tokenizer, documents)
     positions = rows.positions if isinstance(rows, PairRows) else rows.ids.size
     if config.flops:
         config = replace(config, epochs=config.flops / (6 * parameters * positions))
@@ -183,7 +183,7 @@ def load_base(base: str, config: FinetuneConfig) -> tuple[Any, Any]:
     try:
         shape = AutoConfig.from_pretrained(base)
         tokenizer = AutoTokenizer.from_pretrained(base)
-        kind = AutoModelForSeq2SeqLM if shape.is_encoder_decoder else AutoModelForCausalLM
+        kind: Any = AutoModelForSeq2SeqLM if shape.is_encoder_decoder else AutoModelForCausalLM
         model, info = kind.from_pretrained(
             base, dtype=dtype, attn_implementation=config.attention, output_loading_info=True
         )
@@ -219,14 +219,18 @@ def save(made: Finetuned, folder: Path, meta: dict[str, Any]) -> None:
 
 
 def _rows(
-    config: FinetuneConfig, model: Any, tokenizer: Any, documents: Sequence[str], together: int
+    config: FinetuneConfig, model: Any, tokenizer: Any, documents: Sequence[str]
 ) -> Packed | PairRows:
     if model.config.is_encoder_decoder:
         pairs = cut(documents, opening=config.opening, continuation=config.continuation)
         return PairRows(tokenizer, pairs)
     tokens = [tokenizer.encode(text, add_special_tokens=False) for text in documents]
     return pack_documents(
-        tokens, window=config.window, end=tokenizer.eos_token_id, multiple=together
+        # Whole batches: so many rows, and so one order of them, however many processes there are.
+        tokens,
+        window=config.window,
+        end=tokenizer.eos_token_id,
+        multiple=config.batch,
     )
 
 

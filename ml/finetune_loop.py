@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -43,7 +43,7 @@ class OurTrainer(Trainer):
         """Return and log bits per character, the same in every process."""
         rank, of = self.accelerator.process_index, self.accelerator.num_processes
         with self.accelerator.autocast():
-            share = self._measure(self.model, rank, of)
+            share = self._measure(cast(nn.Module, self.model), rank, of)
         both = torch.tensor(share, dtype=torch.float64, device=self.args.device)
         bits, signs = self.accelerator.reduce(both, "sum").tolist()
         metrics = {FIGURE: bits / signs}
@@ -54,7 +54,7 @@ class OurTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, *arguments: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(*arguments)
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, as each says it
@@ -83,7 +83,11 @@ class Metrics(TrainerCallback):
         self.stopped = False
 
     def on_train_begin(
-        self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any
+        self,
+        args: TrainingArguments,  # noqa: ARG002 (the library's signature, here and below)
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
     ) -> None:
         """Drop the lines written after the checkpoint that the run goes on from."""
         if self._path.exists() and state.global_step:
@@ -99,7 +103,11 @@ class Metrics(TrainerCallback):
         self._started = time.monotonic()
 
     def on_step_end(
-        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ARG002
     ) -> None:
         self.seconds += time.monotonic() - self._started
         if self._should_stop is not None and self._should_stop():
@@ -109,12 +117,12 @@ class Metrics(TrainerCallback):
 
     def on_log(
         self,
-        _: TrainingArguments,
+        args: TrainingArguments,  # noqa: ARG002
         state: TrainerState,
-        __: TrainerControl,
-        logs: dict[str, Any],
-        **___: Any,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,
     ) -> None:
+        logs: dict[str, Any] = kwargs["logs"]
         line = {
             "step": state.global_step,
             "epoch": round(state.epoch or 0.0, 4),

@@ -70,7 +70,7 @@ class PairRows(list[dict[str, list[int]]]):
 
 
 def teach_letters(tokenizer: Any, documents: Sequence[str]) -> int:
-    """Add a token for every sign of the documents that the tokenizer does not know; return how many.
+    """Add a token for every sign that the tokenizer does not know; return how many.
 
     Unknown signs would cost a model next to nothing and make its figure meaningless: T5's English
     vocabulary has no Cyrillic letter and no line break.

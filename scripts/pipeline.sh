@@ -21,7 +21,7 @@ run search_baselines "$corpus"
 run train_baselines "$corpus" --recipe out/search/best.json
 run train_baselines "$corpus" --recipe scripts/recipes/ngrams_all_prose.json
 run autopsy "$corpus"
-# pushkin-mini: which size, which settings, then three stages
+# pushkin-mini: which size, which settings, then six stages and two means
 run study_mini "$corpus" --study scripts/recipes/scaling.json
 run study_mini "$corpus" --study scripts/recipes/ablations.json
 run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini.json --work out/mini --out out/first
@@ -30,7 +30,15 @@ run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini_trunk.json --work
 run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini_cooldown.json --work out/cooldown \
   --out out/cooldown/model
 run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini_last.json --work out/last \
-  --out ml/pretrained/pushkin-mini --result docs/experiments/results/mini_runs.json
+  --out out/last/model
+run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini_again.json --work out/again \
+  --out out/again/model
+run average_models out/last/model out/again/model --weights 0.5 0.5 --corpus "$corpus" \
+  --out out/averaged/model
+run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini_style.json --work out/style \
+  --out out/style/model --result docs/experiments/results/mini_runs.json
+run average_models out/last/model out/style/model --weights 0.5 0.5 --corpus "$corpus" \
+  --out ml/pretrained/pushkin-mini
 run train_baselines "$corpus" --mini ml/pretrained/pushkin-mini
 # What they write, how fast it all is, and the pictures
 run evaluate ml/pretrained/pushkin-mini out/baselines/char_GRU out/baselines/char_LSTM \

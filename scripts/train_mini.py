@@ -72,7 +72,15 @@ def _stages(meta: dict[str, Any]) -> list[dict[str, Any]]:
         return earlier
     seen = before["tokens_seen"] if before else 0
     curve = [{**line, "tokens": line["tokens"] + seen} for line in meta["curve"]]
-    return [*earlier, {"name": meta["name"], "curve": curve, **meta["bits_per_character"]}]
+    return [*earlier, {"name": _label(meta), "curve": curve, **meta["bits_per_character"]}]
+
+
+def _label(meta: dict[str, Any]) -> str:
+    """Return the recipe that a stage was trained by, and the models it was averaged from."""
+    if "averaged" in meta:  # its curve is the last one's
+        return "mean of " + " and ".join(Path(folder).parent.name for folder in meta["averaged"])
+    recipe = Path(meta["command"].split("--recipe ")[-1])
+    return recipe.stem if recipe.suffix else str(meta["name"])
 
 
 if __name__ == "__main__":

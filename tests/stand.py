@@ -12,7 +12,7 @@ from db import queries
 from db.session import Database
 from ml.engine import EchoEngine, Engine
 from ml.worker import Worker
-from tests.telegram_server import Message, TelegramServer, User
+from tests.telegram_server import Answer, Message, TelegramServer, User
 
 READER_ID = 100
 
@@ -49,11 +49,12 @@ class Stand:
     async def toast(self, callback_id: str) -> str:
         """Wait for the answer to a tap and return its text."""
 
-        def found() -> str | None:
-            return next((a.text for a in self.server.answers if a.id == callback_id), None)
+        def found() -> Answer | None:
+            return next((a for a in self.server.answers if a.id == callback_id), None)
 
-        text = await self.server.wait_for(found, what="a toast")
-        return text or ""
+        answer = await self.server.wait_for(found, what="a toast")
+        assert answer is not None
+        return answer.text
 
     async def story(self, prompt: str = "Мороз и солнце") -> Message:
         """Ask for a story and wait for its final message, the one with two buttons."""
@@ -69,7 +70,8 @@ class Stand:
 
         def found() -> Message | None:
             last = self.messages(chat_id)[-1] if self.messages(chat_id) else None
-            return last if last and last.from_bot and len(last.buttons) == 2 else None
+            data = [button["callback_data"] for button in last.buttons] if last else []
+            return last if data and all(each.startswith("rate:") for each in data) else None
 
         message = await self.server.wait_for(found, what="a story that can be rated")
         assert message is not None

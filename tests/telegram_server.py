@@ -111,6 +111,7 @@ class Message:
     reply_markup: JSON | None = None
     reply_to: int | None = None
     media: JSON = field(default_factory=dict)
+    picture: bytes = b""
     edits: int = 0
 
     @property
@@ -327,6 +328,7 @@ class TelegramServer:
             "deleteMyCommands": self._delete_my_commands,
             "sendMessage": self._send_message,
             "sendMessageDraft": self._send_message_draft,
+            "sendPhoto": self._send_photo,
             "sendChatAction": self._send_chat_action,
             "editMessageText": self._edit_message_text,
             "editMessageReplyMarkup": self._edit_message_reply_markup,
@@ -448,6 +450,9 @@ class TelegramServer:
                 raise bad_request("BOT_COMMAND_INVALID")
             if not 1 <= len(command["description"]) <= 256:
                 raise bad_request("BOT_COMMAND_DESCRIPTION_INVALID")
+        scope: JSON = params.get("scope", {})
+        if scope.get("type") == "chat":
+            self._chat(scope)
         self.commands[self._scope(params)] = commands
         return True
 
@@ -533,6 +538,29 @@ class TelegramServer:
             entities=entities,
         )
         self._drafts.pop(chat["id"], None)
+        return self._render(message)
+
+    async def _send_photo(self, params: JSON) -> JSON:
+        chat = self._chat(params)
+        upload = params.get(params.get("photo", "").removeprefix("attach://"))
+        if not isinstance(upload, web.FileField):
+            raise bad_request("there is no photo in the request")
+        with upload.file as file:
+            picture = file.read()
+        if not picture.startswith((b"\x89PNG\r\n", b"\xff\xd8\xff")):
+            raise bad_request("IMAGE_PROCESS_FAILED")
+        caption = params.get("caption", "")
+        if utf16_length(caption) > 1024:
+            raise bad_request("message caption is too long")
+        size = {"file_id": "photo", "file_unique_id": "photo", "width": 1, "height": 1}
+        message = self._post(
+            chat,
+            self.me,
+            reply_markup=read_markup(params),
+            reply_to=self._reply_target(params, chat["id"]),
+            media={"photo": [size], "caption": caption},
+            picture=picture,
+        )
         return self._render(message)
 
     async def _send_message_draft(self, params: JSON) -> bool:

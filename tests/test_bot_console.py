@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from bot.admin_texts import RU as RU_ADMIN
 from bot.app import App
-from bot.config import BotSettings
+from bot.config import CONSOLE_CHAT, BotSettings
 from bot.console import ConsoleSession, converse, lines_of
 from bot.screen import Screen
 from bot.texts import EN, RU
-from db import jobs, queries
-from db.models import Job, Rating
+from db import jobs, queries, retraining
+from db.models import Job, Rating, User, VersionStatus
 from db.session import Database
 from ml.engine import EchoEngine
 from ml.worker import Worker
+from tests.admin_stand import add_candidate, add_votes, claim, finish, latest, statuses
+from tests.retraining_report import a_report
 
 
 @pytest.fixture
@@ -55,11 +58,16 @@ async def test_a_story_is_printed_whole_before_the_end(sqlite: Database, tmp_pat
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_number_presses_a_button(sqlite: Database, tmp_path: Path) -> None:
-    printed = await talk(sqlite, tmp_path, "/story Кот\n2\n1\n")
-    assert printed.index(RU.sorry) < printed.index(RU.thanks)
+async def test_a_number_presses_a_button_of_what_was_shown_last(
+    sqlite: Database, tmp_path: Path
+) -> None:
+    """The second number answers the question for consent, the third is the story's again."""
+    printed = await talk(sqlite, tmp_path, "/story Кот\n2\n1\n1\n")
+    places = [printed.index(text) for text in (RU.sorry, RU.ask_consent, RU.agreed)]
+    assert places == sorted(places)
     async with sqlite.read() as session:
         assert (await session.scalars(select(Rating.value))).one() == 1
+        assert (await session.scalars(select(User.consent))).one() is True
 
 
 @pytest.mark.usefixtures("worker")
@@ -164,3 +172,73 @@ async def test_waiting_for_a_line_never_blocks_the_loop() -> None:
         assert await waiting == "more"
     os.close(writing)
     os.close(reading)
+
+
+async def test_the_reader_of_a_terminal_is_his_own_admin(sqlite: Database, tmp_path: Path) -> None:
+    printed = await talk(sqlite, tmp_path, "/retrain\n/model\n")
+    assert RU_ADMIN.too_few.format(minimum=100, missing=100) in printed
+    assert RU_ADMIN.no_versions in printed
+
+
+async def test_a_retraining_is_started_by_a_number(sqlite: Database, tmp_path: Path) -> None:
+    await add_votes(sqlite, [1, -1] * 50)
+    printed = await talk(sqlite, tmp_path, "/retrain\n1\n/retrain\n")
+    assert f"[1] {RU_ADMIN.train}   [2] {RU_ADMIN.not_now}" in printed
+    assert printed.index(RU_ADMIN.requested) < printed.index(RU_ADMIN.under_way)
+    row = await latest(sqlite)
+    assert row is not None
+    assert row.requested_by == CONSOLE_CHAT
+
+
+async def test_a_report_is_printed_in_a_later_run(sqlite: Database, tmp_path: Path) -> None:
+    await add_votes(sqlite, [1, -1] * 50)
+    await talk(sqlite, tmp_path, "/retrain\n1\n")
+    picture = tmp_path / "loss.png"
+    picture.write_bytes(b"a picture")
+    report = a_report(picture=str(picture))
+    await finish(sqlite, await claim(sqlite), report, await add_candidate(sqlite, "1f0c"))
+    out = io.StringIO()
+    session = ConsoleSession(Screen(out), "ru")
+    app = App(BotSettings(_env_file=None), sqlite, session)
+    running = asyncio.create_task(app.run(handle_signals=False))
+    async with asyncio.timeout(10):
+        while (row := await latest(sqlite)) is None or row.delivered_at is None:
+            await asyncio.sleep(0.02)
+        session.read("3")  # leave it as a candidate
+        while app.in_flight.handled < 1:
+            await asyncio.sleep(0.02)
+    await app.dispatcher.stop_polling()
+    await running
+    printed = out.getvalue()
+    words = [RU_ADMIN.bits_per_character, str(picture), RU_ADMIN.stories, f"[3] {RU_ADMIN.leave}"]
+    places = [printed.index(text) for text in words]
+    assert places == sorted(places)
+    assert RU_ADMIN.shared.format(name="pushkin 1f0c", percent=0) in printed
+
+
+async def test_versions_are_turned_over_by_numbers(sqlite: Database, tmp_path: Path) -> None:
+    base = await add_votes(sqlite, [1])
+    await add_candidate(sqlite, "1f0c", base)
+    # The list shows the candidate first: see it, activate it, be sure, roll back.
+    printed = await talk(sqlite, tmp_path, "/model\n1\n1\n1\n1\n")
+    assert RU_ADMIN.sure in printed
+    assert RU_ADMIN.activated.format(name="pushkin 1f0c") in printed
+    assert RU_ADMIN.activated.format(name="pushkin base") in printed
+    assert await statuses(sqlite) == {
+        "base": (VersionStatus.ACTIVE, 0.0),
+        "1f0c": (VersionStatus.RETIRED, 0.0),
+    }
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_report_is_not_taken_for_a_story(sqlite: Database, tmp_path: Path) -> None:
+    """Both are messages with entities; an arrow goes on with the story."""
+    await add_votes(sqlite, [1, -1] * 50)
+    async with sqlite.write() as session:
+        await retraining.request(
+            session, requested_by=1, chat_id=CONSOLE_CHAT, language="ru", settings={}
+        )
+    await finish(sqlite, await claim(sqlite), a_report())
+    await talk(sqlite, tmp_path, "/story Кот\n/help\n> Вдруг\n")
+    last = (await jobs_of(sqlite))[-1]
+    assert (last.prompt, last.context.startswith("Кот Кот")) == ("Вдруг", True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.formatting import LIMIT, clean, split, story_parts, units
+from bot.formatting import LIMIT, clean, decimal, shorten, split, story_parts, units
 
 
 def test_units_are_utf16() -> None:
@@ -71,3 +71,21 @@ def test_a_continuation_without_words_begins_at_the_margin() -> None:
 
 def test_clean_drops_what_no_database_and_no_telegram_takes() -> None:
     assert clean(" a\x00\x1b[31mб\ud800\n\tв \x7f") == "a[31mб\ufffd\n\tв"
+
+
+def test_a_short_text_is_not_shortened() -> None:
+    assert shorten("Буря мглою.", 11) == "Буря мглою."
+    assert shorten("  ", 10) == ""
+
+
+@pytest.mark.parametrize("limit", [20, 21, 30, 40])
+def test_a_long_text_is_cut_after_a_sentence(limit: int) -> None:
+    text = shorten("Буря мглою. Небо кроет. Вихри снежные крутя.", limit)
+    assert text in ("Буря мглою. …", "Буря мглою. Небо кроет. …")
+    assert units(text) <= limit
+
+
+def test_a_number_has_its_languages_sign() -> None:
+    assert decimal(1.7792, 3, "ru") == "1,779"
+    assert decimal(1.7792, 3, "en") == "1.779"
+    assert decimal(12, 0, "ru") == "12"

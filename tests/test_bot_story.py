@@ -139,11 +139,11 @@ async def test_a_vote_is_stored_marked_and_changed(stand: Stand) -> None:
     story = await stand.story()
     callback = await stand.server.tap(stand.reader, story.message_id, "👍")
     assert await stand.toast(callback) == RU.thanks
-    await stand.server.wait_for(lambda: stand.last().buttons[0]["text"] == "👍 ✓", what="a mark")
+    await stand.server.wait_for(lambda: story.buttons[0]["text"] == "👍 ✓", what="a mark")
     callback = await stand.server.tap(stand.reader, story.message_id, "👎")
     assert await stand.toast(callback) == RU.sorry
     await stand.server.wait_for(
-        lambda: [b["text"] for b in stand.last().buttons] == ["👍", "👎 ✓"], what="the other mark"
+        lambda: [b["text"] for b in story.buttons] == ["👍", "👎 ✓"], what="the other mark"
     )
     async with stand.database.read() as session:
         rating = (await session.scalars(select(Rating))).one()

@@ -22,6 +22,8 @@ from aiogram.exceptions import (
 from aiogram.types import (
     BotCommand,
     BotCommandScopeAllPrivateChats,
+    BotCommandScopeChat,
+    BufferedInputFile,
     CallbackQuery,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
@@ -32,6 +34,7 @@ from aiogram.types import (
 from tests.telegram_server import TelegramServer
 
 TOKEN = "42:TEST"
+PNG = b"\x89PNG\r\n\x1a\n and so on"
 # The tests take the bot as Any: aiogram types nearly every field of a result as optional.
 
 
@@ -333,3 +336,32 @@ async def test_a_polling_dispatcher(server: TelegramServer, bot: Any) -> None:
         await server.wait_for(lambda: False, timeout=0.1, what="miracle")
     await dispatcher.stop_polling()
     await polling
+
+
+async def test_a_photo_arrives_with_its_bytes_and_caption(server: TelegramServer, bot: Any) -> None:
+    await server.say(server.user(1), "hello")
+    sent = await bot.send_photo(1, BufferedInputFile(PNG, "a.png"), caption="curve")
+    assert sent.photo
+    assert sent.caption == "curve"
+    assert server.messages(1)[-1].picture == PNG
+
+
+@pytest.mark.parametrize(
+    ("content", "caption", "reason"),
+    [(b"no picture", "", "IMAGE_PROCESS_FAILED"), (PNG, "я" * 1025, "caption is too long")],
+)
+async def test_a_photo_that_telegram_would_refuse_is_refused(
+    server: TelegramServer, bot: Any, content: bytes, caption: str, reason: str
+) -> None:
+    await server.say(server.user(1), "hello")
+    with pytest.raises(TelegramBadRequest, match=reason):
+        await bot.send_photo(1, BufferedInputFile(content, "a.png"), caption=caption)
+    assert not [m for m in server.messages(1) if m.from_bot]
+
+
+async def test_commands_of_a_chat_need_the_chat(server: TelegramServer, bot: Any) -> None:
+    commands = [BotCommand(command="model", description="versions")]
+    with pytest.raises(TelegramBadRequest, match="chat not found"):
+        await bot.set_my_commands(commands, scope=BotCommandScopeChat(chat_id=1))
+    await server.say(server.user(1), "hello")
+    assert await bot.set_my_commands(commands, scope=BotCommandScopeChat(chat_id=1))

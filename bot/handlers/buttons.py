@@ -9,7 +9,7 @@ from aiogram.types import CallbackQuery, Message, MessageGenerationStopped
 from bot import keyboards
 from bot.delivery import Delivery
 from bot.texts import Texts
-from db import jobs, queries
+from db import admin, jobs, queries
 from db.models import Job
 from db.session import Database
 
@@ -27,15 +27,16 @@ def router() -> Router:
 async def rate(
     callback: CallbackQuery, callback_data: keyboards.Rate, texts: Texts, database: Database
 ) -> None:
-    """Store a vote and mark the chosen button."""
+    """Store a vote and mark the chosen button; after the first one ask for consent."""
     generation_id, liked = callback_data.generation_id, callback_data.liked
+    reader_id = callback.from_user.id
     async with database.write() as session:
-        rated = await queries.rate(
-            session, generation_id, callback.from_user.id, 1 if liked else -1
-        )
+        rated = await queries.rate(session, generation_id, reader_id, 1 if liked else -1)
+        own = rated is not None and rated.owner_id == reader_id
+        ask = own and await admin.note_asked(session, reader_id)
     if rated is None:
         await toast(callback, texts.gone)
-    elif rated.owner_id != callback.from_user.id:
+    elif not own:
         await toast(callback, texts.not_yours)
     else:
         await toast(callback, texts.thanks if liked else texts.sorry)
@@ -43,6 +44,9 @@ async def rate(
             with suppress(TelegramBadRequest):  # two taps at once: the second changes nothing
                 markup = keyboards.rating(generation_id, chosen=liked)
                 await callback.message.edit_reply_markup(reply_markup=markup)
+            if ask:
+                markup = keyboards.consent(reader_id, texts, True, False)
+                await callback.message.reply(texts.ask_consent, reply_markup=markup)
 
 
 async def stop(

@@ -1,0 +1,116 @@
+"""What admins ask the database, on both kinds: counted votes, the way back, asked once."""
+
+from datetime import timedelta
+
+import pytest
+
+from db import admin, queries, retraining, versions
+from db.admin import VoteReport
+from db.models import Retraining, RetrainingStatus, now
+from db.session import Database
+from tests.db_helpers import OWNER, STRANGER, add_model, add_story, add_user
+
+
+async def vote(database: Database, user_id: int, value: int, *, consent: bool | None) -> None:
+    """Let a reader vote on a new story of his."""
+    _, (generation_id,) = await add_story(database, user_id=user_id)
+    async with database.write() as session:
+        await queries.rate(session, generation_id, user_id, value)
+        if consent is not None:
+            await queries.set_consent(session, user_id, consent)
+
+
+async def report(database: Database) -> VoteReport:
+    async with database.read() as session:
+        return await admin.vote_report(session)
+
+
+async def test_only_votes_with_consent_are_counted(database: Database) -> None:
+    assert await report(database) == VoteReport(0, 0, 0, 0, 0)
+    for value in (1, 1, -1):
+        await vote(database, OWNER, value, consent=True)
+    await vote(database, STRANGER, 1, consent=None)
+    await vote(database, STRANGER, -1, consent=False)
+    assert await report(database) == VoteReport(votes=3, readers=1, liked=2, disliked=1, fresh=3)
+    await vote(database, STRANGER, -1, consent=True)
+    assert await report(database) == VoteReport(votes=6, readers=2, liked=3, disliked=3, fresh=6)
+
+
+@pytest.mark.parametrize(
+    ("status", "fresh"),
+    [(RetrainingStatus.DONE, 1), (RetrainingStatus.FAILED, 2), (RetrainingStatus.RUNNING, 2)],
+)
+async def test_votes_are_fresh_since_the_last_retraining_that_ended_well(
+    database: Database, status: RetrainingStatus, fresh: int
+) -> None:
+    await vote(database, OWNER, 1, consent=True)
+    async with database.write() as session:
+        made = await retraining.request(
+            session, requested_by=1, chat_id=1, language="ru", settings={}
+        )
+        assert made is not None
+        row = await session.get_one(Retraining, made.id)
+        row.status, row.started_at = status, now() + timedelta(microseconds=1)
+    await vote(database, OWNER, -1, consent=True)
+    found = await report(database)
+    assert (found.votes, found.fresh) == (2, fresh)
+
+
+async def add_child(database: Database, version: str, parent_id: int) -> int:
+    async with database.write() as session:
+        row = await versions.add_candidate(
+            session,
+            name="pushkin",
+            version=version,
+            folder=f"models/pushkin/{version}",
+            parent_id=parent_id,
+            prompt_tokens=8,
+            prompt_characters=30,
+            meta={},
+        )
+        return row.id
+
+
+async def test_the_way_back_is_the_version_that_the_active_one_was_made_from(
+    database: Database,
+) -> None:
+    async def back() -> int | None:
+        async with database.read() as session:
+            found = await admin.predecessor(session)
+            return found.id if found else None
+
+    async def activate(version_id: int) -> None:
+        async with database.write() as session:
+            await versions.activate(session, version_id)
+
+    assert await back() is None
+    first = await add_model(database)
+    second = await add_child(database, "2", first)
+    assert await back() is None
+    await activate(second)
+    assert await back() == first
+    third = await add_child(database, "3", second)
+    await activate(third)
+    assert await back() == second
+    await activate(second)
+    assert await back() == first
+
+
+async def test_a_version_is_found_with_its_votes(database: Database) -> None:
+    await vote(database, OWNER, 1, consent=None)
+    version_id = await add_model(database)
+    async with database.read() as session:
+        found = await admin.version_votes(session, version_id)
+        assert await admin.version_votes(session, version_id + 1) is None
+    assert found is not None
+    assert (found.version.id, found.likes, found.dislikes) == (version_id, 1, 0)
+
+
+async def test_a_reader_is_asked_once_and_that_is_no_consent(database: Database) -> None:
+    await add_user(database)
+    async with database.write() as session:
+        assert await admin.note_asked(session, OWNER) is True
+        assert await admin.note_asked(session, OWNER) is False
+        assert await admin.note_asked(session, STRANGER) is False
+        await queries.set_consent(session, OWNER, True)
+        assert await admin.note_asked(session, OWNER) is False
