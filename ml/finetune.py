@@ -223,14 +223,15 @@ def _rows(
 ) -> Packed | PairRows:
     if model.config.is_encoder_decoder:
         pairs = cut(documents, opening=config.opening, continuation=config.continuation)
-        return PairRows(tokenizer, pairs)
+        rows = PairRows(tokenizer, pairs)
+        limit = getattr(model.config, "max_position_embeddings", rows.longest)  # T5 has none
+        if rows.longest > limit:
+            raise FinetuneError(f"a pair of {rows.longest} tokens is too long: at most {limit}")
+        return rows
     tokens = [tokenizer.encode(text, add_special_tokens=False) for text in documents]
+    # Whole batches: as many rows, and so the same order, however many processes share them.
     return pack_documents(
-        # Whole batches: so many rows, and so one order of them, however many processes there are.
-        tokens,
-        window=config.window,
-        end=tokenizer.eos_token_id,
-        multiple=config.batch,
+        tokens, window=config.window, end=tokenizer.eos_token_id, multiple=config.batch
     )
 
 

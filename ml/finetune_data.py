@@ -26,6 +26,12 @@ class Data:
     validation: list[str]
     test: list[str]
 
+    @property
+    def sha256(self) -> str:
+        """The hash (hex) of all documents, part by part."""
+        parts = ("\n\n".join(part) for part in (self.train, self.validation, self.test))
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
 
 def read(
     sources: Sequence[Path], recipe: Mapping[str, Any], split: Path = corpus.SPLIT_FILE

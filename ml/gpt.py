@@ -4,6 +4,7 @@ Shapes: B sequences, T tokens, V vocabulary.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from transformers import (
 )
 
 from ml import attention
+
+_CHUNK = 512  # rows of logits at once
 
 
 def gpt_config(*, vocabulary: int, context: int, width: int, layers: int, heads: int) -> GPT2Config:
@@ -55,6 +58,35 @@ def llama_config(
 ARCHITECTURES = {"gpt2": gpt_config, "llama": llama_config}
 
 
+class _LossInChunks(torch.autograd.Function):
+    """Mean cross-entropy of hidden (N, E) @ head (V, E).T, some rows at a time, and its gradients.
+
+    What a chunk's probabilities are needed for is done while they are in the cache; N x V logits
+    would go to memory and back four times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        slope, head_slope = torch.empty_like(hidden), torch.zeros_like(head, dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float32)
+        for rows, wanted, place in zip(
+            hidden.split(_CHUNK), targets.split(_CHUNK), slope.split(_CHUNK), strict=True
+        ):
+            known = (rows @ head.T).float().log_softmax(-1)
+            total = total - known.gather(1, wanted[:, None]).sum()
+            hot = torch.arange(head.shape[0]) == wanted[:, None]
+            error = ((known.exp() - hot.float()) / len(hidden)).to(head.dtype)
+            place.copy_(error @ head)
+            head_slope += error.T @ rows
+        ctx.save_for_backward(slope, head_slope)
+        return total / len(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        slope, head_slope = ctx.saved_tensors
+        return grads[0] * slope, (grads[0] * head_slope).to(slope.dtype), None
+
+
 class CausalLM(nn.Module):
     """Any causal language model of transformers behind our models' one signature."""
 
@@ -63,7 +95,16 @@ class CausalLM(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Map ids (B, T) to logits (B, T, V) and, given targets (B, T), their mean loss in nats."""
+        """Map ids (B, T) to logits (B, T, V) and, given targets (B, T), their mean loss in nats.
+
+        Compiled for a CPU and given targets it returns no logits: they are never whole in memory.
+        """
+        if targets is not None and torch.compiler.is_compiling() and ids.device.type == "cpu":
+            hidden = self.model.base_model(ids, use_cache=False).last_hidden_state
+            head = self.model.get_output_embeddings().weight
+            low = torch.bfloat16 if torch.is_autocast_enabled("cpu") else hidden.dtype
+            parts = hidden.flatten(0, 1).to(low), head.to(low), targets.flatten()
+            return hidden.new_empty(0), _LossInChunks.apply(*parts)
         logits = self.model(ids, use_cache=False).logits
         if targets is None:
             return logits, None

@@ -64,6 +64,11 @@ class PairRows(list[dict[str, list[int]]]):
         return sum(len(row["input_ids"]) + len(row["labels"]) for row in self)
 
     @property
+    def longest(self) -> int:
+        """How many tokens the longest opening or continuation takes."""
+        return max((len(ids) for row in self for ids in row.values()), default=0)
+
+    @property
     def tokens(self) -> int:
         """How many tokens carry a loss."""
         return sum(len(row["labels"]) for row in self)

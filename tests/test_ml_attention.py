@@ -44,15 +44,25 @@ def test_no_gradient_comes_from_later_positions() -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_compiled_model_has_the_loss_of_the_library_s_own(architecture: str) -> None:
-    shape = {"vocabulary": 50, "context": 160, "width": 16, "layers": 2, "heads": 2}
+def test_compiled_model_has_the_loss_and_gradients_of_the_library_s_own(architecture: str) -> None:
+    shape = {"vocabulary": 50, "context": 400, "width": 16, "layers": 2, "heads": 2}
     config = ARCHITECTURES[architecture](**shape)
     ours = new_gpt(config, seed=0)
     assert ours.model.config._attn_implementation == attention.NAME
     library = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     library.load_state_dict(ours.model.state_dict())
-    ids = torch.randint(50, (2, 160))
+    ids = torch.randint(50, (2, 400))
     torch.compiler.reset()
-    _, loss = torch.compile(ours, backend="aot_eager")(ids, ids)
+    none, loss = torch.compile(ours, backend="aot_eager")(ids, ids)
+    assert none.numel() == 0  # the logits are never whole in memory
     logits = library(ids).logits.flatten(0, 1)
-    assert torch.allclose(loss, nn.functional.cross_entropy(logits, ids.flatten()), atol=1e-5)
+    expected = nn.functional.cross_entropy(logits, ids.flatten())
+    assert torch.allclose(loss, expected, atol=1e-5)
+    (loss * 3).backward()
+    (expected * 3).backward()
+    wanted = dict(library.named_parameters())
+    for name, parameter in ours.model.named_parameters():
+        ours_slope, slope = parameter.grad, wanted[name].grad
+        assert ours_slope is not None
+        assert slope is not None
+        assert torch.allclose(ours_slope, slope, atol=1e-4), name
