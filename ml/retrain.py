@@ -29,6 +29,7 @@ from db.settings import Settings, SettingsError
 from db.versions import VersionError
 from ml import corpus, registry, texts
 from ml.registry import RegistryError, Version
+from ml.worker import WorkerSettings
 
 if TYPE_CHECKING:
     from ml.candidate import CandidateConfig, Made
@@ -45,7 +46,6 @@ log = logging.getLogger("retrain")
 class RetrainSettings(Settings):
     """The retraining's settings; the database's are in ``db.session``."""
 
-    model: str = Field("ml/pretrained/pushkin-mini", description="as the worker's")
     models: Path = Field(registry.ROOT, description="folder of the retrained versions")
     corpus: Path = Field(Path("data/corpus"), description="corpus folder, for the gate")
     retrain_recipe: Path = Field(
@@ -74,9 +74,11 @@ class _State:
 class Retrainer:
     """Takes one retraining after the other; the training itself runs in a thread."""
 
-    def __init__(self, database: Database, settings: RetrainSettings) -> None:
+    def __init__(
+        self, database: Database, settings: RetrainSettings, *, model: str = str(registry.BUNDLED)
+    ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._database, self._settings = database, settings
+        self._database, self._settings, self._model = database, settings, model
         self._state = _State()
         self._stopping = False
 
@@ -197,7 +199,7 @@ class Retrainer:
         """Return the version that answers readers now."""
         if row is not None and row.folder is not None:
             return registry.resolve(self._settings.models, row.name, row.version)
-        folder = Path(self._settings.model)
+        folder = Path(self._model)  # what the worker was started with
         if folder.resolve() == registry.BUNDLED.resolve():
             return registry.bundled()
         return registry.publish(folder, folder.name, {}, self._settings.models)
@@ -278,7 +280,7 @@ async def serve(settings: RetrainSettings) -> None:
     try:
         await upgrade(database)
         await asyncio.to_thread(registry.clean, settings.models)
-        retrainer = Retrainer(database, settings)
+        retrainer = Retrainer(database, settings, model=WorkerSettings.load().model)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, retrainer.stop)

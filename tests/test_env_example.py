@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings
 
 from bot.config import BotSettings
 from db.session import DatabaseSettings
+from ml.retrain import RetrainSettings
 from ml.worker import WorkerSettings
 from scripts.generate_synthetic import SyntheticSettings
 
@@ -15,6 +16,7 @@ CLASSES: tuple[type[BaseSettings], ...] = (
     BotSettings,
     DatabaseSettings,
     WorkerSettings,
+    RetrainSettings,
     SyntheticSettings,
 )
 
