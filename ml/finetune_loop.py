@@ -96,8 +96,7 @@ class Metrics(TrainerCallback):
         if self._lines:
             self.seconds = self._before = self._lines[-1]["seconds"]
         if state.is_world_process_zero:
-            text = "".join(json.dumps(line) + "\n" for line in self._lines)
-            self._path.write_text(text, "utf-8")
+            self._write("w", self._lines)
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self._started = time.monotonic()
@@ -141,10 +140,16 @@ class Metrics(TrainerCallback):
             return
         self._lines.append(line)
         if state.is_world_process_zero:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self._write("a", [line])
         if self._progress is not None:
             self._progress(line)
+
+    def _write(self, mode: str, lines: list[dict[str, Any]]) -> None:
+        try:
+            with self._path.open(mode, encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+        except OSError as error:
+            raise FinetuneError(f"{self._path}: cannot be written: {one_line(error)}") from error
 
     def tokens(self, state: TrainerState) -> int:
         """How many tokens have carried a loss by now."""

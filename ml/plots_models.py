@@ -122,10 +122,11 @@ def draw_bench_training(result: Result) -> "Figure":
     """Left against the model's size, right against the context; above speed, below the ratio."""
     figure, axes = new_figure(2, 2, height=6.2, sharex="col", sharey="row")
     rows = result["rows"]
-    for column, (key, x) in enumerate((("context", "parameters"), ("parameters", "context"))):
+    for column, (key, x) in enumerate((("context", "parameters"), ("width", "context"))):
         speed, ratio = axes[column], axes[2 + column]
-        for colour, (value, group) in colour_each(_group(rows, key).items()):
-            name = f"context {value}" if x == "parameters" else f"{short_count(value)} parameters"
+        groups = _group(rows, key)  # by width: positions make the parameters grow with the context
+        for colour, (value, group) in colour_each(groups.items()):
+            name = f"{key} {value}"
             group = sorted(group, key=lambda row: row[x])
             at = [row[x] for row in group]
             style: Any = {"color": colour, "marker": "o"}
@@ -134,7 +135,7 @@ def draw_bench_training(result: Result) -> "Figure":
             ratio.plot(at, [row["ratio"] for row in group], **style)
         for one in (speed, ratio):
             one.set_xscale("log")
-        ticks = sorted({row[x] for row in rows})
+        ticks = sorted({row[x] for group in groups.values() for row in group})
         write = short_count if x == "parameters" else "{:,}".format
         ratio.set_xticks(ticks, [write(tick) for tick in ticks])
         ratio.set_xticks([], minor=True)

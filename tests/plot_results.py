@@ -60,6 +60,7 @@ def model(name: str, kind: str, bits: float, minutes: float = 12) -> dict[str, A
 def speed(parameters: int, context: int, ours: float) -> dict[str, Any]:
     return {
         "parameters": parameters,
+        "width": parameters // 10_000,
         "context": context,
         "batch": 4,
         "ours": ours,
