@@ -47,16 +47,16 @@ def main(arguments: list[str] | None = None) -> None:
                 }
             )
             print(f"{variant}: {best:.4f} bits per character, {trained.seconds:.0f} s", flush=True)
+            results.save(  # after each: a study takes hours
+                options.out or results.FOLDER / f"{name}.json",
+                {"runs": runs},
+                command=f"python -m scripts.study_mini CORPUS --study {options.study}",
+                seed=study["base"]["seed"],
+                config=study,
+                data=data.sha256,
+            )
     except (corpus.CorpusError, experiment.AnotherRunError) as error:
         raise SystemExit(str(error)) from error
-    results.save(
-        options.out or results.FOLDER / f"{name}.json",
-        {"runs": runs},
-        command=f"python -m scripts.study_mini CORPUS --study {options.study}",
-        seed=study["base"]["seed"],
-        config=study,
-        data=data.sha256,
-    )
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
