@@ -197,8 +197,8 @@ class TorchEngine:
         def read(output: GenerationOutput) -> None:
             for token in output.generated_tokens[stream.tokens :]:
                 stream.tokens += 1
-                if piece := decoder.step(backend, token):
-                    stream.push(piece)
+                if piece := (decoder.step(backend, token) or "").replace("\ufffd", ""):
+                    stream.push(piece)  # without what stands for bytes that are no letter
             if output.status == RequestStatus.FAILED:
                 stream.end("error", GenerationError(output.error or "unknown"))
             elif output.is_finished():
