@@ -76,6 +76,15 @@ async def test_greedy_text_equals_plain_generate(engine: TorchEngine, folder: Pa
         assert len(text) > 10
 
 
+async def test_bytes_that_are_no_letter_leave_no_sign(engine: TorchEngine) -> None:
+    # «кавычки"а\ufffd наедался» stood in a reader's story.
+    hot = Sampling(temperature=2.0, top_k=0, top_p=1.0, max_tokens=60)
+    written = [await write(engine, Request("Вечер", sampling=hot, seed=n)) for n in range(4)]
+    assert not any("\ufffd" in text for text, _, _ in written)
+    tokens = engine._tokenizer.encode("漢", add_special_tokens=False)
+    assert engine._tokenizer.decode(tokens[:1]) == "\ufffd"  # spelled in bytes
+
+
 async def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(
     engine: TorchEngine,
 ) -> None:
