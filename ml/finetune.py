@@ -41,6 +41,7 @@ from ml.evaluate import bits_per_character
 from ml.finetune_loop import (
     FINISHED,
     FinetuneError,
+    Measure,
     Metrics,
     OurTrainer,
     last_checkpoint,
@@ -143,7 +144,7 @@ def finetune(
         model = get_peft_model(model, _lora(config, model))
     metrics = Metrics(work / "metrics.jsonl", rows.tokens, progress, should_stop)
     trainer = OurTrainer(
-        measure=_measure(config, tokenizer, validation),
+        measure=_measuring(config, tokenizer, validation),
         model=model,
         args=_arguments(config, work, len(rows), world),
         train_dataset=rows,
@@ -199,6 +200,12 @@ def load_base(base: str, config: FinetuneConfig) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def measure(made: Finetuned, config: FinetuneConfig, documents: Sequence[str]) -> float:
+    """Return bits per character of other texts, as the validation was measured."""
+    bits, signs = _measuring(config, made.tokenizer, documents)(made.model, 0, 1)
+    return bits / signs
+
+
 def save(made: Finetuned, folder: Path, meta: dict[str, Any]) -> None:
     """Write the model in ml.checkpoint's layout: the whole folder or, at an error, none of it.
 
@@ -246,12 +253,10 @@ class _Plain:
         return ids
 
 
-def _measure(
-    config: FinetuneConfig, tokenizer: Any, documents: Sequence[str]
-) -> Callable[[nn.Module, int, int], tuple[float, int]]:
+def _measuring(config: FinetuneConfig, tokenizer: Any, documents: Sequence[str]) -> Measure:
     """Return what measures a process's share of the documents: (bits, characters)."""
 
-    def measure(model: Any, rank: int, of: int) -> tuple[float, int]:
+    def share_of(model: Any, rank: int, of: int) -> tuple[float, int]:
         share = documents[rank::of]
         if model.config.is_encoder_decoder:
             pairs = cut(share, opening=config.opening, continuation=config.continuation)
@@ -265,7 +270,7 @@ def _measure(
         )
         return figure * signs, signs
 
-    return measure
+    return share_of
 
 
 def _collate(config: FinetuneConfig, model: Any, tokenizer: Any) -> Callable[..., Any]:

@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append({"name": name, "base": base, **_measure(made, config, data)})
         except FinetuneError as error:
             rows.append({"name": name, "base": base, "reason": str(error)})
+        except OSError as error:
+            raise SystemExit(f"{error.filename or options.work}: {error.strerror}") from error
         print(rows[-1], flush=True)
         results.save(
             options.out,

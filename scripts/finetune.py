@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ml import results, texts
 from ml.corpus import SPLIT_FILE, CorpusError
-from ml.finetune import FinetuneConfig, finetune, save
-from ml.finetune_data import read
+from ml.finetune import FinetuneConfig, finetune, measure, save
+from ml.finetune_data import Data, read
 from ml.finetune_loop import FinetuneError
 
 BASE = "ai-forever/rugpt3medium_based_on_gpt2"
@@ -33,9 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the model's folder")
     options = parser.parse_args(arguments)
     try:
-        recipe = texts.read_json(options.recipe)
-        config = FinetuneConfig(seed=recipe["seed"], **recipe["training"])
-        data = read(options.data, recipe, options.split)
+        config, data = _read(options)
         print(
             f"{len(data.train)} texts to learn, {len(data.validation)} to validate by", flush=True
         )
@@ -43,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
         if not made.main:
             return
         figures = {"validation": made.bits_per_character}
+        if data.test:  # stories leave none
+            figures["test"] = measure(made, config, data.test)
         meta = {
             "name": options.out.name,
             "parameters": made.parameters,
@@ -59,9 +59,18 @@ def main(arguments: list[str] | None = None) -> None:
         save(made, options.out, meta)
     except (CorpusError, FinetuneError) as error:
         raise SystemExit(str(error)) from error
-    except (KeyError, TypeError) as error:
-        raise SystemExit(f"{options.recipe}: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"{error.filename or options.work}: {error.strerror}") from error
     print(f"{options.out}: {figures} bits per character after {made.epochs:g} epochs")
+
+
+def _read(options: argparse.Namespace) -> tuple[FinetuneConfig, Data]:
+    recipe = texts.read_json(options.recipe)
+    try:
+        config = FinetuneConfig(seed=recipe["seed"], **recipe["training"])
+        return config, read(options.data, recipe, options.split)
+    except (KeyError, TypeError) as error:
+        raise CorpusError(f"{options.recipe}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -7,49 +7,33 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    BartConfig,
-    GPT2Config,
-    GPTJConfig,
-    PretrainedConfig,
     PreTrainedTokenizerFast,
-    T5Config,
 )
 
 from scripts import compare_pretrained
 from tests import toy
 
-ENDS = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
-SHAPES: dict[str, PretrainedConfig] = {
-    "gpt2": GPT2Config(vocab_size=300, n_positions=128, n_embd=16, n_layer=2, n_head=2, **ENDS),
-    "gptj": GPTJConfig(
-        vocab_size=300, n_positions=128, n_embd=16, n_layer=2, n_head=2, rotary_dim=4, **ENDS
-    ),
-    "bart": BartConfig(
-        vocab_size=300,
-        max_position_embeddings=128,
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        decoder_start_token_id=0,
-        forced_eos_token_id=None,
-        **ENDS,
-    ),
-    "t5": T5Config(
-        vocab_size=300,
-        d_model=16,
-        d_kv=8,
-        d_ff=32,
-        num_layers=1,
-        num_heads=2,
-        decoder_start_token_id=0,
-        **ENDS,
-    ),
+ENDS = {"vocab_size": 300, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+DECODER = {**ENDS, "n_positions": 128, "n_embd": 16, "n_layer": 2, "n_head": 2}
+ENCODER_DECODER = {**ENDS, "d_model": 16, "decoder_start_token_id": 0}
+SHAPES: dict[str, dict[str, Any]] = {
+    "gpt2": DECODER,
+    "gptj": {**DECODER, "rotary_dim": 4},
+    "bart": {
+        **ENCODER_DECODER,
+        "max_position_embeddings": 128,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "forced_eos_token_id": None,
+    },
+    "t5": {**ENCODER_DECODER, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
 }
 FLOPS = 2e8
 RECIPE: dict[str, Any] = {
@@ -71,9 +55,10 @@ RECIPE: dict[str, Any] = {
 OWN = {"gptj": {"rank": 2, "weights": "bfloat16", "attention": "eager"}}
 
 
-def build(folder: Path, config: PretrainedConfig) -> str:
-    """Write a random model of the shape with the toy tokenizer, and return its folder."""
+def build(folder: Path, name: str) -> str:
+    """Write a random model of the architecture with the toy tokenizer, and return its folder."""
     torch.manual_seed(0)
+    config = AutoConfig.for_model(name, **SHAPES[name])
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     kind.from_config(config).save_pretrained(folder)
     codec = PreTrainedTokenizerFast(tokenizer_object=toy.toy_tokenizer().backend_tokenizer)
@@ -85,7 +70,7 @@ def build(folder: Path, config: PretrainedConfig) -> str:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
-    bases = {name: build(folder / name, config) for name, config in SHAPES.items()}
+    bases = {name: build(folder / name, name) for name in SHAPES}
     bases["absent"] = "nobody/nothing"
     models = {
         name: {"base": base, "training": OWN.get(name, {})}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ml.checkpoint import export
+from ml.evaluate import bits_per_character
 from ml.finetune_data import read
 from ml.models import load
 from scripts import finetune
@@ -98,7 +99,10 @@ def test_stories_and_works_are_joined(place: Place, capsys: pytest.CaptureFixtur
     finetune.main(place.words("both", place.stories, corpus))
     told = f"{len(data.train)} texts to learn, {len(data.validation)} to validate by"
     assert told in capsys.readouterr().out
-    assert (place.folder / "both/model/model.safetensors").is_file()
+    figures = place.meta("both")["bits_per_character"]
+    loaded = load(place.folder / "both/model")
+    test = bits_per_character(loaded.model, loaded.tokenizer, data.test, context=64)
+    assert figures["test"] == pytest.approx(test, rel=0.01)  # the model is written in bf16
 
 
 def test_another_runs_folder_is_left_alone(alone: Place) -> None:
@@ -106,6 +110,15 @@ def test_another_runs_folder_is_left_alone(alone: Place) -> None:
     other = {**RECIPE, "seed": 4}
     words[words.index("--recipe") + 1] = str(toy.write_json(alone.folder / "other.json", other))
     with pytest.raises(SystemExit, match=r"run\.json is another run's"):
+        finetune.main(words)
+
+
+def test_setting_that_is_none_is_named(place: Place) -> None:
+    words = place.words("none", place.stories)
+    other = {**RECIPE, "training": {"widow": 64}}
+    recipe = toy.write_json(place.folder / "misspelt.json", other)
+    words[words.index("--recipe") + 1] = str(recipe)
+    with pytest.raises(SystemExit, match=r"misspelt\.json: .*'widow'"):
         finetune.main(words)
 
 
