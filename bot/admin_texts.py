@@ -26,6 +26,7 @@ class AdminTexts:
     # How far it is.
     waiting: str
     starting: str
+    phase_export: str
     phase_sft: str
     phase_preference: str
     phase_gate: str
@@ -97,6 +98,7 @@ RU = AdminTexts(
     over="Это дообучение уже закончено.",
     waiting="⏳ Дообучение в очереди: ждёт процесса, который обучает.",
     starting="🎓 Дообучение начинается.",
+    phase_export="📚 Собирает голоса и тексты",
     phase_sft="🎓 Учится на понравившихся историях",
     phase_preference="🎓 Учится отличать 👍 от 👎",
     phase_gate="📏 Сравнивается с прежней моделью",
@@ -169,6 +171,7 @@ EN = AdminTexts(
     over="This retraining is over already.",
     waiting="⏳ The retraining is queued: it waits for the process that trains.",
     starting="🎓 The retraining begins.",
+    phase_export="📚 Gathering the votes and the texts",
     phase_sft="🎓 Learning from the stories that were liked",
     phase_preference="🎓 Learning to tell 👍 from 👎",
     phase_gate="📏 Being compared with the model before",

@@ -35,11 +35,13 @@ def progress(row: Retraining, texts: AdminTexts) -> str:
     if not row.phase:
         return texts.starting
     phases = {
+        "export": texts.phase_export,
         "sft": texts.phase_sft,
         "preference": texts.phase_preference,
         "gate": texts.phase_gate,
         "publish": texts.phase_publish,
     }
+    # A trainer that is newer than this bot may have phases more: they go by their own names.
     lines = [phases.get(row.phase, row.phase)]
     step, steps = row.progress.get("step"), row.progress.get("steps")
     loss = row.progress.get("loss")

@@ -43,6 +43,17 @@ def test_progress_says_the_phase_the_step_and_the_loss() -> None:
     assert "loss 2.346" in progress(row(running, phase="sft", progress=figures), EN)
 
 
+@pytest.mark.parametrize("phase", ["export", "sft", "preference", "gate", "publish"])
+def test_every_phase_of_the_retrainer_has_its_words(phase: str) -> None:
+    running = row(RetrainingStatus.RUNNING, phase=phase)
+    assert progress(running, RU) == getattr(RU, f"phase_{phase}")
+    assert progress(running, EN) == getattr(EN, f"phase_{phase}")
+
+
+def test_a_phase_that_this_bot_does_not_know_goes_by_its_own_name() -> None:
+    assert progress(row(RetrainingStatus.RUNNING, phase="polish"), RU) == "polish"
+
+
 @pytest.mark.parametrize(
     ("figures", "lines"),
     [({}, 1), ({"step": 0}, 1), ({"step": 0, "steps": 2}, 3), ({"loss": 0.7}, 2)],

@@ -171,3 +171,9 @@ def test_recipe_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     assert config == replace(CandidateConfig(), minimum=3, preference=PreferenceConfig(beta=0.5))
     with pytest.raises(ValueError, match=r"r\.json: .*minimun"):
         candidate.read_config(toy.write_json(tmp_path / "r.json", {"minimun": 3}))
+
+
+def test_shipped_recipe_can_be_read() -> None:
+    config = candidate.read_config(Path(candidate.__file__).parent / "data" / "retrain.json")
+    assert config.sft.rank > 0  # a candidate is an adapter
+    assert config.preference.loss == "apo_zero_unpaired"
