@@ -12,8 +12,7 @@ class AdminTexts:
     command_model: str
     # /retrain
     votes: str  # {votes} {readers} {liked} {disliked} {fresh}
-    too_few: str  # {minimum} {missing}
-    one_kind: str
+    too_few: str  # {minimum} {likes} {dislikes}
     ask: str
     train: str
     not_now: str
@@ -85,8 +84,7 @@ RU = AdminTexts(
         "Голосов, на которых можно учить: {votes}\nЧитателей: {readers}\n"
         "👍 {liked}   👎 {disliked}\nНовых с прошлого дообучения: {fresh}"
     ),
-    too_few="Этого мало: нужно {minimum}, не хватает {missing}.",
-    one_kind="Все голоса одного рода, различать по ним нечего: нужны и 👍, и 👎.",
+    too_few="Этого мало: нужно по {minimum} тех и других. Не хватает: 👍 {likes}, 👎 {dislikes}.",
     ask="Начать дообучение?",
     train="Обучить",
     not_now="Не сейчас",
@@ -158,8 +156,7 @@ EN = AdminTexts(
         "Votes that may train: {votes}\nReaders: {readers}\n"
         "👍 {liked}   👎 {disliked}\nNew since the last retraining: {fresh}"
     ),
-    too_few="That is too few: {minimum} are needed, {missing} are missing.",
-    one_kind="All votes are of one kind and tell nothing apart: both 👍 and 👎 are needed.",
+    too_few="That is too few: {minimum} of each are needed. Missing: 👍 {likes}, 👎 {dislikes}.",
     ask="Start a retraining?",
     train="Train",
     not_now="Not now",

@@ -23,7 +23,7 @@ class BotSettings(Settings):
         [], description="Telegram ids of the admins, separated by commas"
     )
     retrain_min_ratings: int = Field(
-        100, ge=2, description="votes, of readers who agreed, without which /retrain refuses"
+        40, ge=1, description="likes and as many dislikes without which /retrain refuses"
     )
     console_language: Literal["ru", "en"] = Field(
         "ru", description="language of the terminal chat: ru or en"

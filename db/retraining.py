@@ -22,7 +22,7 @@ from db.models import Retraining, RetrainingStatus, now
 from db.versions import lock
 
 MAX_ATTEMPTS = 3
-LEASE = timedelta(minutes=2)  # a worker that is silent for so long has lost its retraining
+LEASE = timedelta(minutes=1)  # a worker that is silent for so long has lost its retraining
 
 UNDER_WAY = (RetrainingStatus.QUEUED, RetrainingStatus.RUNNING)
 

@@ -41,7 +41,6 @@ _NAMES = ("repeated_4grams", "verbatim_under_80", "sentence_end", "attributed")
 class CandidateConfig:
     """What one retraining needs to be repeated, beside its parent, its votes and its texts."""
 
-    minimum: int = 40  # votes of each kind
     cap: int = votes.CAP  # votes of one reader
     held_out: float = 0.2  # share of the openings whose votes only judge
     mixed: float = 1.0  # characters of base texts for each character of liked stories
@@ -132,7 +131,8 @@ def make(
     judged = votes.unpaired(held_out)
     found = rewards(folder, adapter, judged, config.preference.length)
     after["preference_accuracy"] = accuracy(found, [row["label"] for row in judged])
-    lines = gate.judge(before, after, config.bars)
+    likes = sum(row["label"] for row in judged)
+    lines = gate.judge(before, after, config.bars, likes=likes, dislikes=len(judged) - likes)
     stories = [
         {"opening": opening, "before": one, "after": other}
         for opening, one, other in zip(

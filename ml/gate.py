@@ -1,15 +1,17 @@
 """The gate between a candidate and the readers: figures before and after, bars, a verdict.
 
-    lines = judge(before, after, Bars())
-    passed(lines), reasons(lines)
+    lines = judge(before, after, Bars(), likes=64, dislikes=64)
+    reasons(lines)  # none: it may be served
 
 A candidate that fails a bar is kept with its reasons and never served.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+ONE_IN_TWENTY = 1.645  # standard deviations of a normal distribution, one-sided
 Figures = Mapping[str, float | None]  # a figure that could not be measured is None
 
 
@@ -17,7 +19,7 @@ Figures = Mapping[str, float | None]  # a figure that could not be measured is N
 class Bars:
     """What a candidate must reach: fixed bounds, or so much worse than its parent at most."""
 
-    preference_accuracy: float = 0.6  # of held-out couples; votes dealt out at random reached 0.56
+    preference_accuracy: float = 0.6  # of held-out couples, or more where chance alone gets there
     bits_worse: float = 0.02  # share of the parent's bits per character
     repeated_4grams: float = 0.03  # at most
     verbatim_under_80: float = 0.98  # at least
@@ -35,14 +37,31 @@ class Line(NamedTuple):
     passed: bool
 
 
-def judge(before: Figures, after: Figures, bars: Bars) -> list[Line]:
-    """Return a line for every figure. What could not be measured does not pass."""
+def chance(likes: int, dislikes: int) -> float:
+    """Return the share of couples that a model which knows nothing passes in one case of twenty.
+
+    The share is the Mann-Whitney statistic U / (likes * dislikes). Under the null hypothesis it is
+    about normal, with mean 1/2 and variance (likes + dislikes + 1) / (12 * likes * dislikes) (H. B.
+    Mann, D. R. Whitney, "On a test of whether one of two random variables is stochastically larger
+    than the other", 1947).
+    """
+    if not (likes and dislikes):
+        return 1.0
+    deviation = math.sqrt((likes + dislikes + 1) / (12 * likes * dislikes))
+    return min(1.0, 0.5 + ONE_IN_TWENTY * deviation)
+
+
+def judge(before: Figures, after: Figures, bars: Bars, *, likes: int, dislikes: int) -> list[Line]:
+    """Return a line for every figure. What could not be measured does not pass.
+
+    ``likes`` and ``dislikes`` count the held-out votes: the fewer, the higher the bar over them.
+    """
     bits = _number(before["bits_per_character"]) * (1 + bars.bits_worse)
     style = max(0.0, _number(before["attributed"]) - bars.attributed_worse)
     # A parent that repeats itself is not its child's fault.
     repeated = max(bars.repeated_4grams, _number(before["repeated_4grams"]))
     at_least = {
-        "preference_accuracy": bars.preference_accuracy,
+        "preference_accuracy": max(bars.preference_accuracy, chance(likes, dislikes)),
         "verbatim_under_80": bars.verbatim_under_80,
         "sentence_end": bars.sentence_end,
         "attributed": style,

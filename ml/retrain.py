@@ -26,7 +26,6 @@ from db.migrate import upgrade
 from db.models import ModelVersion, Retraining
 from db.session import UNAVAILABLE, Database, DatabaseError, DatabaseSettings, connect
 from db.settings import Settings, SettingsError
-from db.versions import VersionError
 from ml import corpus, registry, texts
 from ml.registry import RegistryError, Version
 from ml.worker import WorkerSettings
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from ml.votes import Selection
 
 TICK = 1.0  # seconds between looks for a retraining, and between its reports
+SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to note a failure
 PROMPTS = Path(__file__).parent / "data" / "prompts.json"
 INSTALL = "pip install -c constraints.txt -e '.[train]'"
 STORIES = Path(__file__).parent / "data" / "sample_stories.jsonl"
@@ -114,9 +114,11 @@ class Retrainer:
         try:
             if missing := _missing():
                 raise RetrainError(f"no {', '.join(missing)} here; install with: {INSTALL}")
-            config, selection, parent = await self._prepare(work)
+            config, selection, parent = await self._prepare(row, work)
             started = time.monotonic()
-            training = asyncio.create_task(asyncio.to_thread(self._train, config, parent, work))
+            training = asyncio.create_task(
+                asyncio.to_thread(self._train, config, selection, parent, work)
+            )
             while not training.done():
                 await self._beat(held)
                 await asyncio.wait([training], timeout=TICK)
@@ -127,11 +129,21 @@ class Retrainer:
             log.info("retraining %d was stopped", row.id)
             if not self._stopping:  # cancelled: nobody goes on with it
                 shutil.rmtree(work, ignore_errors=True)
-        except _troubles() as error:
-            log.error("retraining %d: %s", row.id, error, exc_info=True)  # the line is the admin's
-            line = " ".join(str(error).split())[:500]
-            async with self._database.write() as session:
-                await retraining.fail(session, **held, error=line)
+        except Exception as error:  # whatever it was, the admin hears of it and readers do not
+            log.exception("retraining %d", row.id)
+            await self._fail(held, _line(error))
+
+    async def _fail(self, held: dict[str, Any], line: str) -> None:
+        """Note why it failed; a database that is away for a while is asked again."""
+        for pause in SETTLE_PAUSES:
+            try:
+                async with self._database.write() as session:
+                    await retraining.fail(session, **held, error=line)
+            except UNAVAILABLE as error:
+                log.warning("the database does not answer: %s", error)
+                await asyncio.sleep(pause)
+            else:
+                return
 
     async def _beat(self, held: dict[str, Any]) -> None:
         """Report, and learn whether to go on."""
@@ -147,7 +159,7 @@ class Retrainer:
             state.going = alive and not self._stopping
 
     async def _prepare(
-        self, work: Path
+        self, row: Retraining, work: Path
     ) -> tuple["CandidateConfig", "Selection", ModelVersion | None]:
         """Read the votes once; a run that goes on keeps those it began with."""
         from ml import votes
@@ -157,18 +169,25 @@ class Retrainer:
         file = work / "votes.json"
         async with self._database.read() as session:
             parent = await queries.speaking_model(session)
-            rows = [] if file.exists() else await queries.rated(session)
-        if file.exists():
-            everything = votes.load(file)
-        else:
-            everything = [votes.vote(**vars(row)) for row in rows if row.consent]
-            votes.save(everything, file)
-        selection = votes.select(everything, cap=config.cap, minimum=config.minimum)
-        return config, selection, parent
+            rated = [] if file.exists() else await queries.rated(session)
 
-    def _train(self, config: "CandidateConfig", parent: ModelVersion | None, work: Path) -> "Made":
+        def select() -> "Selection":
+            if not file.exists():
+                votes.save([votes.vote(**vars(vote)) for vote in rated if vote.consent], file)
+            minimum = row.settings.get("minimum", 1)
+            return votes.select(votes.load(file), cap=config.cap, minimum=minimum)
+
+        return config, await asyncio.to_thread(select), parent
+
+    def _train(
+        self,
+        config: "CandidateConfig",
+        selection: "Selection",
+        parent: ModelVersion | None,
+        work: Path,
+    ) -> "Made":
         """Make the candidate; in a thread of its own."""
-        from ml import candidate, judges, votes
+        from ml import candidate, judges
 
         settings = self._settings
         if not settings.corpus.is_dir():
@@ -176,9 +195,6 @@ class Retrainer:
                 f"{settings.corpus}: no corpus to measure by; "
                 "get it with: python -m scripts.build_corpus --download"
             )
-        selection = votes.select(
-            votes.load(work / "votes.json"), cap=config.cap, minimum=config.minimum
-        )
         works, split = corpus.read_works(settings.corpus), corpus.load_split()
         found = judges.load(judges.FOLDER, works, split)
         if found is None:
@@ -248,7 +264,9 @@ class Retrainer:
 
 def _missing() -> list[str]:
     """Return the libraries of a training that a worker was installed without."""
-    return [name for name in ("trl", "peft", "datasketch", "sklearn") if not find_spec(name)]
+    return [
+        name for name in ("torch", "trl", "peft", "datasketch", "sklearn") if not find_spec(name)
+    ]
 
 
 def _stopped() -> tuple[type[Exception], ...]:
@@ -259,19 +277,11 @@ def _stopped() -> tuple[type[Exception], ...]:
     return (StoppedError,)
 
 
-def _troubles() -> tuple[type[Exception], ...]:
-    """What becomes a line for the admin; anything else is our mistake and ends the process."""
-    if _missing():
-        return (RetrainError,)
-    from ml.authors import AuthorsError
-    from ml.engine import EngineError, GenerationError
-    from ml.finetune_loop import FinetuneError
-    from ml.votes import VotesError
-
-    return (
-        *(RetrainError, RegistryError, VersionError, VotesError, corpus.CorpusError, AuthorsError),
-        *(EngineError, GenerationError, FinetuneError, OSError, ValueError),
-    )
+def _line(error: Exception) -> str:
+    """Return an error in one line for the admin: our own words, or the library's with its kind."""
+    words = " ".join(str(error).split())[:500]
+    ours = type(error).__module__.split(".")[0] in ("ml", "db")
+    return words if words and ours else f"{type(error).__name__}: {words}".rstrip(": ")
 
 
 async def serve(settings: RetrainSettings) -> None:

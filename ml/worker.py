@@ -216,7 +216,8 @@ class Worker:
         started_at = now()
         try:
             sampling = chosen(job.settings, self._sampling)
-            request = Request(job.prompt, job.context, sampling, seed=secrets.randbits(31))
+            seed = job.settings.get("seed", secrets.randbits(31))
+            request = Request(job.prompt, job.context, sampling, seed=seed)
             stream = await held.engine.submit(request)
             self._writings[claim] = writing = Writing(stream, request, held.version.id, started_at)
             if self._giving_back:  # claimed at the last moment

@@ -133,7 +133,8 @@ async def test_too_few_votes_are_refused_with_what_is_missing(stand: Stand, admi
     await add_votes(stand.database, [1, -1, -1])
     await add_votes(stand.database, [1] * 10, user_id=8, consent=False)
     await stand.server.say(admin, "/retrain")
-    answer = await stand.answer(RU.too_few.format(minimum=MINIMUM, missing=1), ADMIN_ID)
+    refusal = RU.too_few.format(minimum=MINIMUM, likes=1, dislikes=0)
+    answer = await stand.answer(refusal, ADMIN_ID)
     report = RU.votes.format(votes=3, readers=1, liked=1, disliked=2, fresh=3)
     assert answer.text.startswith(report)
     assert answer.buttons == []
@@ -141,14 +142,21 @@ async def test_too_few_votes_are_refused_with_what_is_missing(stand: Stand, admi
     tap = await stand.server.forge(admin, answer.message_id, keyboards.Train(yes=True).pack())
     await stand.toast(tap)
     await stand.server.wait_for(lambda: "Голосов" not in answer.text, what="a refusal")
-    assert answer.text == RU.too_few.format(minimum=MINIMUM, missing=1)
+    assert answer.text == refusal
     assert await latest(stand.database) is None
 
 
 async def test_votes_of_one_kind_are_refused(stand: Stand, admin: User) -> None:
     await add_votes(stand.database, [1] * MINIMUM)
     await stand.server.say(admin, "/retrain")
-    assert (await stand.answer(RU.one_kind, ADMIN_ID)).buttons == []
+    refusal = RU.too_few.format(minimum=MINIMUM, likes=0, dislikes=MINIMUM)
+    assert (await stand.answer(refusal, ADMIN_ID)).buttons == []
+
+
+async def test_no_votes_at_all_are_refused(stand: Stand, admin: User) -> None:
+    await stand.server.say(admin, "/retrain")
+    refusal = RU.too_few.format(minimum=MINIMUM, likes=MINIMUM, dislikes=MINIMUM)
+    assert (await stand.answer(refusal, ADMIN_ID)).buttons == []
 
 
 async def test_not_now_starts_nothing(stand: Stand, admin: User) -> None:

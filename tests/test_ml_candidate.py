@@ -166,11 +166,11 @@ def test_candidate_that_misses_a_bar_is_published_with_its_reasons(making: Makin
 
 
 def test_recipe_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
-    file = toy.write_json(tmp_path / "r.json", {"minimum": 3, "preference": {"beta": 0.5}})
+    file = toy.write_json(tmp_path / "r.json", {"cap": 3, "preference": {"beta": 0.5}})
     config = candidate.read_config(file)
-    assert config == replace(CandidateConfig(), minimum=3, preference=PreferenceConfig(beta=0.5))
-    with pytest.raises(ValueError, match=r"r\.json: .*minimun"):
-        candidate.read_config(toy.write_json(tmp_path / "r.json", {"minimun": 3}))
+    assert config == replace(CandidateConfig(), cap=3, preference=PreferenceConfig(beta=0.5))
+    with pytest.raises(ValueError, match=r"r\.json: .*capp"):
+        candidate.read_config(toy.write_json(tmp_path / "r.json", {"capp": 3}))
 
 
 def test_shipped_recipe_can_be_read() -> None:

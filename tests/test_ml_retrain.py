@@ -10,18 +10,18 @@ import pytest
 
 from db import jobs, queries, retraining, versions
 from db.models import ModelVersion, Retraining, VersionStatus, now
-from db.session import Database
+from db.session import UNAVAILABLE, Database
 from ml import gate, retrain
-from ml.candidate import CandidateConfig, Made
+from ml.candidate import Made
 from ml.finetune_loop import FinetuneError
 from ml.preference import StoppedError
-from ml.registry import Version
+from ml.registry import RegistryError, Version
 from ml.retrain import Retrainer, RetrainSettings
 
 READER = 5_000_000_001
 LINE = gate.Line("preference_accuracy", None, 0.7, 0.55, passed=True)
 
-Train = Callable[[Retrainer, CandidateConfig, ModelVersion | None, Path], Made]
+Train = Callable[..., Made]  # in place of Retrainer._train
 
 
 def made(folder: Path, *, reasons: list[str]) -> Made:
@@ -65,16 +65,16 @@ async def vote(database: Database, number: int, *, liked: bool, consent: bool = 
 @pytest.fixture
 def settings(tmp_path: Path) -> RetrainSettings:
     recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps({"minimum": 2}), "utf-8")
+    recipe.write_text(json.dumps({"cap": 50}), "utf-8")
     return RetrainSettings(
         models=tmp_path / "models", retrain_recipe=recipe, retrain_work=tmp_path / "work"
     )
 
 
-async def ask(database: Database) -> int:
+async def ask(database: Database, minimum: int = 2) -> int:
     async with database.write() as session:
         row = await retraining.request(
-            session, requested_by=1, chat_id=1, language="ru", settings={}
+            session, requested_by=1, chat_id=1, language="ru", settings={"minimum": minimum}
         )
         assert row is not None
         return row.id
@@ -88,13 +88,18 @@ async def end(database: Database) -> Retraining:
 
 
 async def carry_out(
-    database: Database, settings: RetrainSettings, train: Train, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    settings: RetrainSettings,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    minimum: int = 2,
 ) -> Retraining:
     monkeypatch.setattr(Retrainer, "_train", train)
     monkeypatch.setattr(retrain, "TICK", 0.01)
     for number in range(6):
         await vote(database, number, liked=number % 2 == 0)
-    await ask(database)
+    await ask(database, minimum)
     await Retrainer(database, settings).run(until_empty=True)
     return await end(database)
 
@@ -152,11 +157,57 @@ async def test_trouble_becomes_one_line_and_leaves_the_active_model_alone(
     assert (await active(database)).version == "111122223333"
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RegistryError("models/x: corrupted"), "models/x: corrupted"),
+        (KeyError("lora"), "KeyError: 'lora'"),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (RuntimeError("enforce fail\n  at the disk"), "RuntimeError: enforce fail at the disk"),
+        (ValueError(), "ValueError"),
+    ],
+)
+async def test_any_error_is_one_line_and_the_process_goes_on(
+    database: Database,
+    settings: RetrainSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    line: str,
+) -> None:
+    def train(*_: object) -> Made:
+        raise error
+
+    row = await carry_out(database, settings, train, monkeypatch)
+    assert (row.status, row.error) == ("failed", line)
+    assert (await active(database)).version == "111122223333"
+
+
+async def test_a_database_that_is_away_hears_of_a_failure_later(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail, calls = retraining.fail, []
+
+    async def busy_once(*given: Any, **named: Any) -> bool:
+        calls.append(named)
+        if len(calls) == 1:
+            raise UNAVAILABLE[0]("busy", None, Exception("busy"))
+        return await fail(*given, **named)
+
+    def train(*_: object) -> Made:
+        raise FinetuneError("out/x: broken")
+
+    monkeypatch.setattr(retraining, "fail", busy_once)
+    monkeypatch.setattr(retrain, "SETTLE_PAUSES", (0.01, 0.01))
+    row = await carry_out(database, settings, train, monkeypatch)
+    assert (row.status, row.error, len(calls)) == ("failed", "out/x: broken", 2)
+
+
 async def test_too_few_votes_are_told_with_how_many_are_missing(
     database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.retrain_recipe.write_text('{"minimum": 5}', "utf-8")
-    row = await carry_out(database, settings, lambda *_: pytest.fail("trained"), monkeypatch)
+    row = await carry_out(
+        database, settings, lambda *_: pytest.fail("trained"), monkeypatch, minimum=5
+    )
     assert row.status == "failed"
     assert "4 are missing" in (row.error or "")
 
@@ -166,7 +217,8 @@ async def test_votes_without_consent_reach_no_file(
 ) -> None:
     kept: list[str] = []
 
-    def train(_: object, __: object, ___: object, work: Path) -> Made:
+    def train(*given: Any) -> Made:
+        work: Path = given[-1]
         kept.extend(line["prompt"] for line in json.loads((work / "votes.json").read_text("utf-8")))
         return made(tmp_path, reasons=[])
 
@@ -231,13 +283,13 @@ async def test_run_that_a_signal_stopped_is_gone_on_with(
     retrainer = Retrainer(database, settings)
     loop = asyncio.get_running_loop()
 
-    def train(self: Retrainer, _: object, __: object, work: Path) -> Made:
+    def train(self: Retrainer, *given: Any) -> Made:
         if self is retrainer:
             loop.call_soon_threadsafe(self.stop)
             while self._state.tell("sft", {"step": 1}):
                 pass
             raise StoppedError
-        assert (work / "votes.json").exists()  # the votes it began with
+        assert (given[-1] / "votes.json").exists()  # the votes it began with
         return made(tmp_path, reasons=[])
 
     monkeypatch.setattr(Retrainer, "_train", train)

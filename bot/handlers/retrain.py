@@ -84,7 +84,7 @@ async def _request(
         requested_by=admin_id,
         chat_id=message.chat.id,
         language=texts.language,
-        settings={},
+        settings={"minimum": minimum},
     )
     if asked is None:
         under_way = await retraining.latest(session)
@@ -110,10 +110,9 @@ async def halt(
 
 def objection(votes: VoteReport, minimum: int, texts: AdminTexts) -> str | None:
     """Say why these votes cannot train a model; None if they can."""
-    if votes.votes < minimum:
-        return texts.too_few.format(minimum=minimum, missing=minimum - votes.votes)
-    if not votes.liked or not votes.disliked:
-        return texts.one_kind
+    likes, dislikes = (max(0, minimum - count) for count in (votes.liked, votes.disliked))
+    if likes or dislikes:
+        return texts.too_few.format(minimum=minimum, likes=likes, dislikes=dislikes)
     return None
 
 
