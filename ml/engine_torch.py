@@ -6,9 +6,7 @@ or cancelled one leaves. Each request's draws depend on its own seed, not on its
 
 import asyncio
 import itertools
-import json
 from logging import WARNING, getLogger
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,20 +23,15 @@ from transformers.generation.continuous_batching import ContinuousBatchingManage
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 from transformers.utils import logging
 
-from ml import processors, registry
+from ml import card, processors, registry
 from ml.engine import (
     EngineError,
     GenerationError,
     ModelCard,
-    PromptTooLongError,
     Request,
     Stream,
 )
 
-STORY_TOKENS = 160  # room an opening must leave for its continuation
-# Below so many parameters a step is so short that threads on the CPU mostly wait for each other,
-# and for any other process: on two cores one thread wrote pushkin-mini's stories faster (LOG.md).
-SMALL = 50_000_000
 # What the libraries and the registry raise for files that are missing, cut off or no model's.
 _BROKEN = (
     AttributeError,
@@ -53,12 +46,6 @@ _LATE_RESULTS = 5.0  # seconds in which a cancelled request's last step may stil
 # for the versions that ``ml.serving`` loads beside this one.
 _CACHE_SHARE = 0.3
 _PAGE = 64  # tokens in a page of the key-value cache
-# Our own lines, to learn how many characters of Russian prose a token of this model is worth.
-_SAMPLE = (
-    "Вечер был тихий; дорога шла полем, и старый ямщик, помахивая кнутом, рассказывал проезжему "
-    "о том, как прошлою зимой занесло снегом почтовую тройку. — И что же, — спросил офицер, — "
-    "нашли их? — Нашли, барин, — отвечал он, — да только весною."
-)
 
 
 class TorchEngine:
@@ -96,12 +83,17 @@ class TorchEngine:
                 self._source, dtype=dtype, attn_implementation="sdpa"
             )
             model.to(self._device)
-            if self._device == "cpu" and model.num_parameters() < SMALL:
+            if self._device == "cpu" and model.num_parameters() < card.SMALL:
                 torch.set_num_threads(1)
             self._context = model.config.max_position_embeddings
-            if not self._encode(_SAMPLE) or self._tokenizer.eos_token_id is None:
+            if not self._encode(card.SAMPLE) or self._tokenizer.eos_token_id is None:
                 raise ValueError("its tokenizer knows no words or no end of a text")
-            self._card = self._describe(model)
+            self._card = card.describe(
+                self._source,
+                context=self._context,
+                encode=self._encode,
+                commit=getattr(model.config, "_commit_hash", None),
+            )
         except _BROKEN as error:
             raise EngineError(f"cannot load the model {self._source!r}: {error}") from error
         self._manager = model.init_continuous_batching(
@@ -143,25 +135,6 @@ class TorchEngine:
             config.max_memory_percent = _CACHE_SHARE
         return config
 
-    def _describe(self, model: Any) -> ModelCard:
-        folder = Path(self._source)
-        meta: dict[str, Any] = {}
-        version = getattr(model.config, "_commit_hash", None) or "unknown"
-        if folder.is_dir():
-            version = registry.weights_sha256(folder)[: registry.DIGITS]
-            if (folder / "meta.json").is_file():
-                meta = json.loads((folder / "meta.json").read_text("utf-8"))
-        prompt_tokens = self._context - min(STORY_TOKENS, self._context // 2)
-        worth = len(_SAMPLE) / len(self._encode(_SAMPLE))
-        return ModelCard(
-            name=meta.get("name", folder.name if folder.is_dir() else self._source),
-            version=version,
-            prompt_tokens=prompt_tokens,
-            # Rounded down, so that hardly any opening of this length is refused for its tokens.
-            prompt_characters=max(100, int(prompt_tokens * worth * 0.8) // 100 * 100),
-            meta=meta,
-        )
-
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
@@ -169,11 +142,7 @@ class TorchEngine:
     async def submit(self, request: Request) -> Stream:
         if not self._manager.is_running():
             raise EngineError("the generation thread has died")
-        own = len(self._encode(request.prompt))
-        if own > self.card.prompt_tokens:
-            raise PromptTooLongError(own, self.card.prompt_tokens)
-        ids = self._encode(" ".join(filter(None, (request.context, request.prompt))))
-        ids = ids[-self.card.prompt_tokens :] or [self._tokenizer.eos_token_id]
+        ids = card.prompt_ids(request, self.card, self._encode, self._tokenizer.eos_token_id)
         name = str(next(self._names))
         stream = Stream(on_cancel=lambda: self._drop(name))
         self._streams[name] = stream

@@ -1,0 +1,63 @@
+"""What every local engine says of its model, and how it cuts a request to what the model holds.
+
+card = describe("ml/pretrained/pushkin-mini", context=512, encode=encode)
+ids = prompt_ids(request, card, encode, end=0)
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml import registry
+from ml.engine import ModelCard, PromptTooLongError, Request
+
+STORY_TOKENS = 160  # room an opening must leave for its continuation
+# Below so many parameters a step is so short that threads on the CPU mostly wait for each other,
+# and for any other process: on two cores one thread wrote pushkin-mini's stories faster (LOG.md).
+SMALL = 50_000_000
+# Our own lines, to learn how many characters of Russian prose a token of this model is worth.
+SAMPLE = (
+    "Вечер был тихий; дорога шла полем, и старый ямщик, помахивая кнутом, рассказывал проезжему "
+    "о том, как прошлою зимой занесло снегом почтовую тройку. — И что же, — спросил офицер, — "
+    "нашли их? — Нашли, барин, — отвечал он, — да только весною."
+)
+
+Encode = Callable[[str], list[int]]
+
+
+def describe(source: str, *, context: int, encode: Encode, commit: str | None = None) -> ModelCard:
+    """Return the card of a model folder, or of a hub id that was loaded at ``commit``.
+
+    ``context`` is what the model holds, in tokens. Raises RegistryError for a folder without
+    weights and ValueError for a ``meta.json`` that is no JSON.
+    """
+    folder = Path(source)
+    meta: dict[str, Any] = {}
+    version = commit or "unknown"
+    if folder.is_dir():
+        version = registry.weights_sha256(folder)[: registry.DIGITS]
+        if (folder / "meta.json").is_file():
+            meta = json.loads((folder / "meta.json").read_text("utf-8"))
+    prompt_tokens = context - min(STORY_TOKENS, context // 2)
+    worth = len(SAMPLE) / len(encode(SAMPLE))
+    return ModelCard(
+        name=meta.get("name", folder.name if folder.is_dir() else source),
+        version=version,
+        prompt_tokens=prompt_tokens,
+        # Rounded down, so that hardly any opening of this length is refused for its tokens.
+        prompt_characters=max(100, int(prompt_tokens * worth * 0.8) // 100 * 100),
+        meta=meta,
+    )
+
+
+def prompt_ids(request: Request, card: ModelCard, encode: Encode, end: int) -> list[int]:
+    """Return what the model continues; a story it continues loses its beginning where it must.
+
+    Nothing at all is continued from ``end``, the token between texts. Raises PromptTooLongError.
+    """
+    own = len(encode(request.prompt))
+    if own > card.prompt_tokens:
+        raise PromptTooLongError(own, card.prompt_tokens)
+    ids = encode(" ".join(filter(None, (request.context, request.prompt))))
+    return ids[-card.prompt_tokens :] or [end]
