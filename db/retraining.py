@@ -2,8 +2,9 @@
 
           request              claim                   finish
     ─────────────► queued ─────────────► running ─────────────► done
-                     │                    ▲ │ │ └─── fail ────► failed
-                     │ cancel       claim └─┘ │ (a silent worker's, as long as attempts are left)
+                     │ ▲     release      │ ▲ │ └─── fail ────► failed
+                     │ └──────────────────┘ │ │
+                     │ cancel         claim └─┤ (a silent worker's, as long as attempts are left)
                      └────────► cancelled ◄───┘
 
 One is under way at a time. A worker holds it by a lease that ``report`` renews; whoever lost it, or
@@ -21,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db.models import Retraining, RetrainingStatus, now
 from db.versions import lock
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 6  # it goes on where it was: one for each phase, should each meet a restart
 LEASE = timedelta(minutes=1)  # a worker that is silent for so long has lost its retraining
 
 UNDER_WAY = (RetrainingStatus.QUEUED, RetrainingStatus.RUNNING)
@@ -138,6 +139,17 @@ async def fail(
 ) -> bool:
     """End it for good (too few votes, a full disk, …); False if it is not held."""
     values = _end(RetrainingStatus.FAILED) | {"error": error}
+    return await _change(session, retraining_id, worker, attempt, **values)
+
+
+async def release(session: AsyncSession, retraining_id: int, worker: str, attempt: int) -> bool:
+    """Put it back as if this attempt had not been, for whoever comes next; False if not held."""
+    values = {
+        "status": RetrainingStatus.QUEUED,
+        "attempts": attempt - 1,
+        "worker": None,
+        "lease_until": None,
+    }
     return await _change(session, retraining_id, worker, attempt, **values)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-ONE_IN_TWENTY = 1.645  # standard deviations of a normal distribution, one-sided
 Figures = Mapping[str, float | None]  # a figure that could not be measured is None
 
 
@@ -19,7 +18,8 @@ Figures = Mapping[str, float | None]  # a figure that could not be measured is N
 class Bars:
     """What a candidate must reach: fixed bounds, or so much worse than its parent at most."""
 
-    preference_accuracy: float = 0.6  # of held-out couples, or more where chance alone gets there
+    preference_accuracy: float = 0.6  # of held-out couples
+    beyond_chance: float = 1.645  # standard deviations: chance alone gets there one time in twenty
     bits_worse: float = 0.02  # share of the parent's bits per character
     repeated_4grams: float = 0.03  # at most
     verbatim_under_80: float = 0.98  # at least
@@ -37,8 +37,8 @@ class Line(NamedTuple):
     passed: bool
 
 
-def chance(likes: int, dislikes: int) -> float:
-    """Return the share of couples that a model which knows nothing passes in one case of twenty.
+def chance(likes: int, dislikes: int, deviations: float) -> float:
+    """Return a share of couples so many standard deviations above what knowing nothing gives.
 
     The share is the Mann-Whitney statistic U / (likes * dislikes). Under the null hypothesis it is
     about normal, with mean 1/2 and variance (likes + dislikes + 1) / (12 * likes * dislikes) (H. B.
@@ -48,7 +48,7 @@ def chance(likes: int, dislikes: int) -> float:
     if not (likes and dislikes):
         return 1.0
     deviation = math.sqrt((likes + dislikes + 1) / (12 * likes * dislikes))
-    return min(1.0, 0.5 + ONE_IN_TWENTY * deviation)
+    return min(1.0, 0.5 + deviations * deviation)
 
 
 def judge(before: Figures, after: Figures, bars: Bars, *, likes: int, dislikes: int) -> list[Line]:
@@ -60,8 +60,9 @@ def judge(before: Figures, after: Figures, bars: Bars, *, likes: int, dislikes: 
     style = max(0.0, _number(before["attributed"]) - bars.attributed_worse)
     # A parent that repeats itself is not its child's fault.
     repeated = max(bars.repeated_4grams, _number(before["repeated_4grams"]))
+    told_apart = max(bars.preference_accuracy, chance(likes, dislikes, bars.beyond_chance))
     at_least = {
-        "preference_accuracy": max(bars.preference_accuracy, chance(likes, dislikes)),
+        "preference_accuracy": told_apart,
         "verbatim_under_80": bars.verbatim_under_80,
         "sentence_end": bars.sentence_end,
         "attributed": style,

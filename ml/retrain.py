@@ -127,7 +127,10 @@ class Retrainer:
             await self._close(held, row, made, config, parent, selection, minutes, work)
         except _stopped():
             log.info("retraining %d was stopped", row.id)
-            if not self._stopping:  # cancelled: nobody goes on with it
+            if self._stopping:  # whoever is started next goes on with it
+                async with self._database.write() as session:
+                    await retraining.release(session, **held)
+            else:  # cancelled: nobody does
                 shutil.rmtree(work, ignore_errors=True)
         except Exception as error:  # whatever it was, the admin hears of it and readers do not
             log.exception("retraining %d", row.id)

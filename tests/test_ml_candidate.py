@@ -28,7 +28,13 @@ CONFIG = CandidateConfig(
         seed=1, window=64, batch=2, rows=2, rate=0.01, rank=2, validate_every=0.5, log_every=1
     ),
     preference=PreferenceConfig(epochs=1, rate=0.01, batch=2, length=64, rank=2, save_every=2),
-    bars=Bars(preference_accuracy=0.0, bits_worse=9.0, repeated_4grams=1.0, sentence_end=0.0),
+    bars=Bars(
+        preference_accuracy=0.0,
+        beyond_chance=-9.0,
+        bits_worse=9.0,
+        repeated_4grams=1.0,
+        sentence_end=0.0,
+    ),
 )
 BASE = BaseTexts([toy.ROAD, toy.MANOR], [toy.LETTER], ["Был вечер", "Шёл снег", "Он встал"])
 
@@ -159,7 +165,9 @@ def test_finished_training_is_not_done_again(
 
 
 def test_candidate_that_misses_a_bar_is_published_with_its_reasons(making: Making) -> None:
-    strict = replace(CONFIG, bars=Bars(bits_worse=-0.9, preference_accuracy=0.0))
+    strict = replace(
+        CONFIG, bars=Bars(bits_worse=-0.9, preference_accuracy=0.0, beyond_chance=-9.0)
+    )
     made = making(strict)
     assert "bits_per_character" in made.reasons
     assert registry.read(made.version.folder).meta["figures"]

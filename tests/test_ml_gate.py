@@ -70,5 +70,5 @@ def test_chance_passes_one_time_in_twenty() -> None:
     for _ in range(2000):
         ups, downs = ([dice.random() for _ in range(20)] for _ in "ab")
         share = sum(up > down for up in ups for down in downs) / 400
-        passed += share >= gate.chance(20, 20)
+        passed += share >= gate.chance(20, 20, Bars().beyond_chance)
     assert 0.03 < passed / 2000 < 0.07
