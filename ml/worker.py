@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import jobs, queries, versions
@@ -55,10 +56,22 @@ class WorkerSettings(Settings):
     """The worker's settings; the database's are in ``db.session``."""
 
     model: str = Field(
-        "ml/pretrained/pushkin-mini", description="local model folder or hub id that writes"
+        "ml/pretrained/pushkin-mini",
+        description="local model folder or hub id that writes; ENGINE=openai: the servers' name",
     )
-    engine: Literal["torch", "echo"] = Field(
-        "torch", description="what runs the model: torch, or echo (no model, for trying the bot)"
+    engine: Literal["torch", "openai", "echo"] = Field(
+        "torch",
+        description="what runs the model: torch, openai (servers, deploy/vllm.md), "
+        "or echo (no model, for trying the bot)",
+    )
+    engine_urls: Annotated[list[str], NoDecode] = Field(
+        [], description="ENGINE=openai: the servers' addresses up to /v1, separated by commas"
+    )
+    engine_key: str | None = Field(None, description="ENGINE=openai: the servers' key, if any")
+    engine_context: int = Field(
+        0,
+        ge=0,
+        description="ENGINE=openai: tokens the model holds; 0: as the servers say, else 2048",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     slots: int = Field(8, ge=1, description="stories written at the same time")
@@ -66,6 +79,15 @@ class WorkerSettings(Settings):
     worker_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
+
+    @field_validator("engine_urls", mode="before")
+    @classmethod
+    def _are_addresses(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, list) and not all(str(url).startswith("http") for url in value):
+            raise ValueError("each should begin with http:// or https://")
+        return value
 
 
 @dataclass
@@ -274,6 +296,15 @@ def make_engine(settings: WorkerSettings) -> Engine:
     """Return the engine that the settings name; torch is imported only for its own."""
     if settings.engine == "echo":
         return EchoEngine(delay=0.05, words=settings.story_tokens // 8)
+    if settings.engine == "openai":
+        from ml.engine_openai import OpenAIEngine
+
+        return OpenAIEngine(
+            settings.model,
+            settings.engine_urls,
+            key=settings.engine_key or "",
+            context=settings.engine_context,
+        )
     from ml.engine_torch import TorchEngine
 
     return TorchEngine(settings.model, device=settings.device, slots=settings.slots)
@@ -284,8 +315,8 @@ async def _load_none(version: Served) -> Engine:
 
 
 def make_load(settings: WorkerSettings) -> Load:
-    """Return what opens versions of the table by the settings; an echo has none."""
-    if settings.engine == "echo":
+    """Return what opens versions of the table by the settings; echo and servers open none."""
+    if settings.engine in ("echo", "openai"):
         return _load_none
 
     async def load(version: Served) -> Engine:
@@ -347,7 +378,8 @@ def main() -> None:
             level=settings.worker_log_level,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for library in ("alembic", "httpx2"):  # the latter writes a line for every request
+            logging.getLogger(library).setLevel(logging.WARNING)
         asyncio.run(serve(settings))
     except (DatabaseError, EngineError, SettingsError) as error:
         sys.exit(f"worker: {error}")

@@ -27,7 +27,7 @@ MODELS = {
 }
 DOORS = {
     "torch": {f"ml.{name}" for name in MODELS | {"engine_torch", "processors"}},
-    "openai": {"ml.synthetic", "ml.engine_openai"},
+    "openai": {"ml.synthetic", "ml.completions"},
     "openvino": {"ml.engine_openvino"},
     "matplotlib": {"ml.plots_style"},
     "sklearn": {"ml.authors"},
