@@ -28,7 +28,7 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.stamp: $(DESCRIPTION) | $(BIN)/pip
-	@echo "Setting up .venv for the bot and the worker: a few minutes, once." >&2
+	@echo "Setting up .venv for the bot and the worker: a minute, once." >&2
 	@$(INSTALL) --editable '.[bot,worker]'
 	@touch $@
 

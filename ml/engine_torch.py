@@ -191,3 +191,8 @@ class TorchEngine:
             stream.cancel()
         if self._manager.is_running():
             await asyncio.to_thread(self._manager.stop, hard_stop=True)
+
+
+def sees_cuda() -> bool:
+    """Tell whether torch can compute on a CUDA device here."""
+    return torch.cuda.is_available()

@@ -15,9 +15,11 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from ctypes.util import find_library
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,7 +32,7 @@ from db.migrate import upgrade
 from db.models import Job, now
 from db.session import UNAVAILABLE, Database, DatabaseError, DatabaseSettings, connect
 from db.settings import Settings, SettingsError
-from ml import registry
+from ml import conversion, registry
 from ml.decoding import Sampling, chosen, trim
 from ml.engine import (
     EchoEngine,
@@ -59,10 +61,10 @@ class WorkerSettings(Settings):
         "ml/pretrained/pushkin-mini",
         description="local model folder or hub id that writes; ENGINE=openai: the servers' name",
     )
-    engine: Literal["torch", "openai", "echo"] = Field(
-        "torch",
-        description="what runs the model: torch, openai (servers, deploy/vllm.md), "
-        "or echo (no model, for trying the bot)",
+    engine: Literal["auto", "openvino", "torch", "openai", "echo"] = Field(
+        "auto",
+        description="what runs the model: auto (torch on CUDA, else openvino where it can), "
+        "openvino, torch, openai (servers, deploy/vllm.md), or echo (no model, for trying the bot)",
     )
     engine_urls: Annotated[list[str], NoDecode] = Field(
         [], description="ENGINE=openai: the servers' addresses up to /v1, separated by commas"
@@ -293,7 +295,10 @@ class Worker:
 
 
 def make_engine(settings: WorkerSettings) -> Engine:
-    """Return the engine that the settings name; torch is imported only for its own."""
+    """Return the engine that the settings name; a library is imported only for its own.
+
+    Raises EngineError if it is not installed.
+    """
     if settings.engine == "echo":
         return EchoEngine(delay=0.05, words=settings.story_tokens // 8)
     if settings.engine == "openai":
@@ -305,9 +310,37 @@ def make_engine(settings: WorkerSettings) -> Engine:
             key=settings.engine_key or "",
             context=settings.engine_context,
         )
-    from ml.engine_torch import TorchEngine
+    local = _local_engine(settings) if settings.engine == "auto" else settings.engine
+    try:
+        if local == "openvino":
+            from ml.engine_openvino import OpenVINOEngine
 
-    return TorchEngine(settings.model, device=settings.device, slots=settings.slots)
+            return OpenVINOEngine(settings.model, slots=settings.slots)
+        from ml.engine_torch import TorchEngine
+
+        return TorchEngine(settings.model, device=settings.device, slots=settings.slots)
+    except ModuleNotFoundError as error:
+        extra = "worker" if local == "openvino" else "torch"
+        raise EngineError(
+            f"no {error.name} here; install with: pip install -c constraints.txt -e '.[{extra}]'"
+        ) from error
+
+
+def _local_engine(settings: WorkerSettings) -> str:
+    """Choose for this machine: torch on CUDA, else OpenVINO if it is here and takes the model."""
+    if settings.device == "cuda" or (settings.device == "auto" and _sees_cuda()):
+        return "torch"
+    fits = conversion.convertible(Path(settings.model))
+    return "openvino" if fits and find_spec("openvino_genai") else "torch"
+
+
+def _sees_cuda() -> bool:
+    """Ask torch, but only where there is a driver: torch takes seconds to import."""
+    if not (find_spec("torch") and find_library("cuda")):
+        return False
+    from ml.engine_torch import sees_cuda
+
+    return sees_cuda()
 
 
 async def _load_none(version: Served) -> Engine:
@@ -338,7 +371,10 @@ def _open_folder(version: Served, folder: Path) -> Path:
     found = registry.read(folder)
     if (found.name, found.version) != (version.name, version.version):
         raise registry.RegistryError(f"{folder}: holds {found.name} {found.version}")
-    return registry.open_version(found)
+    try:
+        return registry.open_version(found)
+    except ModuleNotFoundError as error:  # only an adapter that was never opened here needs any
+        raise registry.RegistryError(f"{folder}: opening it needs {error.name}") from error
 
 
 async def serve(settings: WorkerSettings) -> None:

@@ -26,9 +26,10 @@ MODELS = {
     *("attention", "finetune_loop", "ngram", "pairs", "preference", "throughput", "training"),
 }
 DOORS = {
-    "torch": {f"ml.{name}" for name in MODELS | {"engine_torch", "processors"}},
+    "torch": {f"ml.{name}" for name in MODELS | {"engine_torch", "openvino_model", "processors"}},
     "openai": {"ml.synthetic", "ml.completions"},
-    "openvino": {"ml.engine_openvino"},
+    "openvino": {"ml.openvino_quiet", "ml.openvino_model"},
+    "nncf": {"ml.openvino_model"},
     "matplotlib": {"ml.plots_style"},
     "sklearn": {"ml.authors"},
     "optuna": {"ml.search"},
