@@ -5,17 +5,23 @@ import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from db import jobs
+from db.models import Generation, ModelVersion
+from db.session import Database
 from ml.engine import EngineError, GenerationError, PromptTooLongError, Request, Sampling
 from ml.engine_openai import OpenAIEngine
 from ml.servers import Pauses, Server, Servers
 from ml.serving import Served
-from ml.worker import WorkerSettings, make_engine, make_load
+from ml.worker import Worker, WorkerSettings, make_engine, make_load
 from tests.completions_server import BROKEN, MODEL, CompletionsServer, story_of
+from tests.db_helpers import add_job, read_job
 from tests.openai_server import CUT, DROP, HANG, PAGE, refuse
 
 QUICK = Pauses(first=0.01, longest=0.05, asked=0.3)
@@ -334,6 +340,25 @@ async def test_rests_double_and_failures_of_one_moment_are_one() -> None:
     servers.praise(bad)
     servers.rest(bad, asked=1000.0)
     assert bad.rests_until - now == pytest.approx(60.0)
+
+
+async def test_queue_writes_again_what_broke_off(
+    database: Database, server: CompletionsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "RETRY_AFTER", timedelta(0))
+    engine = OpenAIEngine(MODEL, [server.url], pauses=QUICK)
+    await engine.start()
+    server.faults.append(BROKEN)
+    job_id = await add_job(database)
+    await Worker(database, engine, slots=2).run(until_empty=True)
+    assert (await read_job(database, job_id)).attempts == 2
+    async with database.read() as session:
+        story = (await session.scalars(select(Generation))).one()
+        version = await session.get_one(ModelVersion, story.model_version_id)
+    sent = server.requests[-1]
+    assert story.text == story_of(sent["prompt"], sent["seed"], server.story_words)
+    assert (story.tokens, story.seed) == (server.story_words + 1, sent["seed"])
+    assert (version.name, version.version) == (MODEL, "0123456789ab")
 
 
 async def test_worker_takes_the_servers_from_its_settings(tmp_path: Path) -> None:
