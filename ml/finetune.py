@@ -114,7 +114,8 @@ def finetune(
 ) -> Finetuned:
     """Train ``base``, a folder or a name on the hub, and return its best weights.
 
-    ``work`` receives checkpoints, ``metrics.jsonl`` and TensorBoard's files. ``progress`` is called
+    ``work`` receives checkpoints, ``metrics.jsonl`` (its first line measures the base) and
+    TensorBoard's files. ``progress`` is called
     with every line of the metrics, ``should_stop`` after every step: a stopped run can be resumed.
     Raises FinetuneError in one line: no such base, broken weights, a folder of another run, a disk
     that is full.
@@ -352,6 +353,7 @@ def _run(trainer: OurTrainer, metrics: Metrics, work: Path) -> None:
         metrics.seconds = json.loads(finished.read_text("utf-8"))["seconds"]
         trainer._load_best_model()
         return
+    trainer.args.eval_on_start = checkpoint is None  # what the base knows
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.is_world_process_zero and not metrics.stopped:
         write_text(finished, json.dumps({"seconds": metrics.seconds}) + "\n")

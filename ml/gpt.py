@@ -19,6 +19,8 @@ from transformers import (
 
 from ml import attention
 
+# ai-forever/rugpt3medium_based_on_gpt2, as its config.json says; heads are GPT-2 medium's.
+RUGPT3_MEDIUM = {"vocabulary": 50_264, "context": 2048, "width": 1024, "layers": 24, "heads": 16}
 _CHUNK = 512  # rows of logits at once
 
 

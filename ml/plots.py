@@ -81,7 +81,8 @@ PLOTS = {
         plots_training.draw_mini_training,
     ),
     "finetuning": Plot(
-        Source("finetuning.json", "python -m scripts.finetune"), plots_training.draw_finetuning
+        Source("finetuning.json", "python -m scripts.study_finetune CORPUS --base MODEL"),
+        plots_training.draw_finetuning,
     ),
     "bench_training": Plot(
         Source("bench_training.json", "python -m scripts.bench_training CORPUS"),

@@ -163,14 +163,14 @@ def draw_scaling(result: Result) -> "Figure":
     return figure
 
 
-def _draw_runs(title: str, result: Result) -> "Figure":
-    """Above the training loss, below the validation, a colour a run."""
+def _draw_runs(title: str, x: str, unit: str, result: Result) -> "Figure":
+    """Above the training loss, below the validation, by ``x`` in its unit, a colour a run."""
     figure, (loss, validation) = new_figure(2, height=6, sharex=True)
     for style, run in line_each(result["runs"]):
-        loss.plot(*points(run["curve"], "tokens", "loss"), linewidth=1, **style)
+        loss.plot(*points(run["curve"], x, "loss"), linewidth=1, **style)
         tested = run.get("test")
         label = run["name"] if tested is None else f"{run['name']} (test {tested:.3f})"
-        measured = points(run["curve"], "tokens", "validation")
+        measured = points(run["curve"], x, "validation")
         validation.plot(*measured, marker="o", markersize=3, label=label, **style)
     for axes in (loss, validation):
         for number, tokens in enumerate(result.get("stages", [])):
@@ -179,14 +179,19 @@ def _draw_runs(title: str, result: Result) -> "Figure":
     loss.set_title(title)
     loss.set_ylabel("training loss, nats per token")
     validation.set_ylabel("bits per character, validation")
-    validation.set_xlabel("tokens seen")
+    validation.set_xlabel(unit)
     count_axis(validation.xaxis)
     legend_below(figure, [validation], columns=2)
     return figure
 
 
-draw_mini_training = partial(_draw_runs, "pushkin-mini: the runs")
-draw_finetuning = partial(_draw_runs, "Fine-tuning: training and validation")
+draw_mini_training = partial(_draw_runs, "pushkin-mini: the runs", "tokens", "tokens seen")
+draw_finetuning = partial(
+    _draw_runs,
+    "From the century to Pushkin: where over-training begins",
+    "epoch",
+    "passes over his prose",
+)
 
 
 def draw_losses(curves: Result) -> "Figure":

@@ -40,6 +40,10 @@ run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini_style.json --work
 run average_models out/last/model out/style/model --weights 0.5 0.5 --corpus "$corpus" \
   --out ml/pretrained/pushkin-mini
 run train_baselines "$corpus" --mini ml/pretrained/pushkin-mini
+# Chapter 5: how many passes are too many, on a model that has not read Pushkin
+run train_mini "$corpus" --recipe scripts/recipes/pushkin_mini_century.json --work out/century \
+  --out out/century/model
+run study_finetune "$corpus" --base out/century/model
 # What they write, how fast it all is, and the pictures
 run evaluate ml/pretrained/pushkin-mini out/baselines/char_GRU out/baselines/char_LSTM \
   out/baselines/word_LSTM --corpus "$corpus"

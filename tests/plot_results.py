@@ -170,7 +170,7 @@ RESULTS: dict[str, dict[str, Any]] = {
             for number, test in enumerate([1.9, None, *[1.8] * 7])
         ],
     },
-    "finetuning.json": {"runs": [{"name": "all layers", "curve": curve("tokens"), "test": None}]},
+    "finetuning.json": {"runs": [{"name": "all layers", "curve": curve("epoch"), "test": None}]},
     "bench_training.json": {
         "rows": [
             speed(2_000_000, 128, 1900.0),

@@ -44,7 +44,7 @@ def test_model_learns_and_its_best_weights_are_kept(base: str, tmp_path: Path, r
     curve = losses(tmp_path / "work")
     assert sum(curve[-3:]) < sum(curve[:3])
     measured = [line["validation"] for line in lines(tmp_path / "work") if "validation" in line]
-    assert made.bits_per_character == min(measured)
+    assert made.bits_per_character == min(measured[1:])  # the first is the base's
     assert made.epochs == pytest.approx(4)
     assert made.steps == len(curve)
     if rank:

@@ -96,7 +96,7 @@ AXES = {
     "scaling": [("training compute, FLOP", "bits per character")],
     "ablations": [("bits per character", "")],
     "mini_training": [("", "nats per token"), ("tokens seen", "bits per character")],
-    "finetuning": [("", "nats per token"), ("tokens seen", "bits per character")],
+    "finetuning": [("", "nats per token"), ("passes over", "bits per character")],
     "bench_training": [
         ("", "tokens per second"),
         ("", ""),
