@@ -87,7 +87,7 @@ def take_steps(changes: dict[str, Any], steps: int, window: int, work: Path) -> 
         stories,
         [stories[0][:400]],
         work / "run",
-        should_stop=lambda: sum("loss" in line for line in lines) >= steps,
+        should_stop=lambda: sum("loss" in line for line in lines) >= steps - 1,  # the last follows
         progress=lines.append,
     )
     losses = [line for line in lines if "loss" in line]
