@@ -1,6 +1,6 @@
 """What every local engine says of its model, and how it cuts a request to what the model holds.
 
-card = describe("ml/pretrained/pushkin-mini", context=512, encode=encode)
+card = describe("ml/pretrained/pushkin-mini", "106a05737f36", context=512, encode=encode)
 ids = prompt_ids(request, card, encode, end=0)
 """
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ml import registry
 from ml.engine import ModelCard, PromptTooLongError, Request
 
 STORY_TOKENS = 160  # room an opening must leave for its continuation
@@ -26,19 +25,16 @@ SAMPLE = (
 Encode = Callable[[str], list[int]]
 
 
-def describe(source: str, *, context: int, encode: Encode, commit: str | None = None) -> ModelCard:
-    """Return the card of a model folder, or of a hub id that was loaded at ``commit``.
+def describe(source: str, version: str, *, context: int, encode: Encode) -> ModelCard:
+    """Return the card of a model folder or a hub id; ``version`` names its weights.
 
-    ``context`` is what the model holds, in tokens. Raises RegistryError for a folder without
-    weights and ValueError for a ``meta.json`` that is no JSON.
+    ``context`` is what the model holds, in tokens. Raises ValueError for a ``meta.json`` that is
+    no JSON.
     """
     folder = Path(source)
     meta: dict[str, Any] = {}
-    version = commit or "unknown"
-    if folder.is_dir():
-        version = registry.weights_sha256(folder)[: registry.DIGITS]
-        if (folder / "meta.json").is_file():
-            meta = json.loads((folder / "meta.json").read_text("utf-8"))
+    if (folder / "meta.json").is_file():
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
     prompt_tokens = context - min(STORY_TOKENS, context // 2)
     worth = len(SAMPLE) / len(encode(SAMPLE))
     return ModelCard(

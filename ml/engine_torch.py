@@ -7,6 +7,7 @@ or cancelled one leaves. Each request's draws depend on its own seed, not on its
 import asyncio
 import itertools
 from logging import WARNING, getLogger
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,11 +89,9 @@ class TorchEngine:
             self._context = model.config.max_position_embeddings
             if not self._encode(card.SAMPLE) or self._tokenizer.eos_token_id is None:
                 raise ValueError("its tokenizer knows no words or no end of a text")
+            version = self._version(model)
             self._card = card.describe(
-                self._source,
-                context=self._context,
-                encode=self._encode,
-                commit=getattr(model.config, "_commit_hash", None),
+                self._source, version, context=self._context, encode=self._encode
             )
         except _BROKEN as error:
             raise EngineError(f"cannot load the model {self._source!r}: {error}") from error
@@ -134,6 +133,11 @@ class TorchEngine:
         else:
             config.max_memory_percent = _CACHE_SHARE
         return config
+
+    def _version(self, model: Any) -> str:
+        if Path(self._source).is_dir():
+            return registry.weights_sha256(Path(self._source))[: registry.DIGITS]
+        return getattr(model.config, "_commit_hash", None) or "unknown"
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)

@@ -25,9 +25,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ml import registry
 from ml.conversion import RECIPE, Conversion, ConversionError, log, whole
-from ml.engine_openvino import MODEL, PROPERTIES
 from ml.evaluate import bits_per_character
 from ml.gpt import CausalLM
+from ml.openvino_batch import MODEL, PROPERTIES
 from ml.openvino_quiet import openvino
 
 FORMATS = ("int8", "fp16", "fp32")  # of the weights, the smallest first; the last loses nothing
