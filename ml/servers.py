@@ -62,10 +62,13 @@ class Servers(Generic[ClientT]):
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Server[ClientT]]:
-        """Yield the least busy server that does not rest; wait for one if need be."""
+        """Yield the least busy server that does not rest; wait for one if need be.
+
+        One that comes out of a rest is tried with a single answer while there are others.
+        """
         while not (awake := [s for s in self.all if s.rests_until <= self._now()]):
             await asyncio.sleep(min(s.rests_until for s in self.all) - self._now())
-        server = min(awake, key=lambda s: s.busy)
+        server = min(awake, key=lambda s: (s.failures > 0 and s.busy > 0, s.busy))
         server.busy += 1
         try:
             yield server
