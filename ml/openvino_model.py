@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -36,7 +37,10 @@ STORIES = Path(__file__).parent / "data" / "sample_stories.jsonl"
 _DOCUMENTS, _CHARACTERS = 8, 1000  # of the stories, to measure on
 _STRIDE = 64  # tokens at a time, so that most are predicted out of the cache, as in serving
 # What the libraries raise for a model they cannot read or convert.
-_BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+_BROKEN = (
+    *(OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError),
+    SafetensorError,
+)
 
 
 def convert(

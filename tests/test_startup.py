@@ -52,12 +52,13 @@ def test_a_wrong_setting_is_named(
     assert "secret" not in run.stderr
 
 
-def test_a_corrupted_model_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_corrupted_model_is_named(engine: str, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
-    for file in (ROOT / "ml/pretrained/pushkin-mini").iterdir():
+    for file in (ROOT / "ml/pretrained/pushkin-mini").glob("*.*"):
         (model / file.name).write_bytes(file.read_bytes()[:5000])
-    run = start("ml.worker", tmp_path, ENGINE="torch", MODEL=str(model))
+    run = start("ml.worker", tmp_path, ENGINE=engine, MODEL=str(model))
     assert run.returncode == 1
     assert run.stderr.startswith(f"worker: cannot load the model '{model}'")
     assert "Traceback" not in run.stderr
