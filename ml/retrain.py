@@ -135,6 +135,7 @@ class Retrainer:
         except Exception as error:  # whatever it was, the admin hears of it and readers do not
             log.exception("retraining %d", row.id)
             await self._fail(held, _line(error))
+            shutil.rmtree(work, ignore_errors=True)  # nobody goes on with it; the disk may be full
 
     async def _fail(self, held: dict[str, Any], line: str) -> None:
         """Note why it failed; a database that is away for a while is asked again."""
@@ -198,6 +199,7 @@ class Retrainer:
                 f"{settings.corpus}: no corpus to measure by; "
                 "get it with: python -m scripts.build_corpus --download"
             )
+        version = self._version(parent)
         works, split = corpus.read_works(settings.corpus), corpus.load_split()
         found = judges.load(judges.FOLDER, works, split)
         if found is None:
@@ -209,7 +211,6 @@ class Retrainer:
             validation=data.validation,
             openings=texts.read_json(PROMPTS)[: config.openings],
         )
-        version = self._version(parent)
         return candidate.make(
             version, selection, base, found, config, work, self._state.tell, root=settings.models
         )

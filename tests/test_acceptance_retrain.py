@@ -8,8 +8,10 @@ import asyncio
 import json
 import os
 import re
+import resource
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,12 +20,15 @@ import pytest
 from sqlalchemy import select, update
 
 from bot.admin_texts import RU
-from db import jobs, queries, versions
-from db.models import Generation, ModelVersion, Retraining, now
-from ml import corpus, taste
+from db import jobs, queries, retraining, versions
+from db.models import Generation, ModelVersion, Retraining, RetrainingStatus, now
+from ml import candidate, corpus, judges, registry, taste, texts
+from ml.retrain import PROMPTS, STORIES
+from ml.votes import Selection
 from tests.service import READER_ID, ROOT, SECONDS, Service, kill, open_service
 from tests.telegram_server import Message
 from tests.test_ml_authors import write
+from tests.test_ml_votes import cast
 
 ADMIN_ID = 900
 SEED = {"seed": 1837}  # of the story that tells versions apart
@@ -96,14 +101,14 @@ def settings_of(service: Service, corpus_folder: Path, recipe: Path) -> dict[str
 
 async def ask(service: Service) -> None:
     """Say /retrain and confirm."""
-    admin = service.server.user(ADMIN_ID)
+    admin, before = service.server.user(ADMIN_ID), len(service.server.answers)
     await service.server.say(admin, "/retrain")
     asked = lambda: [m for m in said(service) if RU.ask in m.text]  # noqa: E731
     await service.wait(asked, "the question")
-    [question] = asked()
-    await service.server.tap(admin, question.message_id, RU.train)
-    toasts = lambda: [a for a in service.server.answers if a.text == RU.requested]  # noqa: E731
+    await service.server.tap(admin, asked()[-1].message_id, RU.train)
+    toasts = lambda: [a.text for a in service.server.answers[before:]]  # noqa: E731
     await service.wait(toasts, "a toast")
+    assert toasts() == [RU.requested]
 
 
 def said(service: Service) -> list[Message]:
@@ -124,7 +129,9 @@ async def tap(service: Service, label: str) -> None:
 
 async def row_of(service: Service) -> Retraining:
     async with service.database.read() as session:
-        return (await session.scalars(select(Retraining))).one()
+        row = await retraining.latest(session)
+        assert row is not None
+        return row
 
 
 async def active(service: Service) -> ModelVersion:
@@ -135,7 +142,8 @@ async def active(service: Service) -> ModelVersion:
 async def outlive_the_lease(service: Service) -> None:
     """Let the killed process's lease run out at once: tests do not wait a minute."""
     async with service.database.write() as session:
-        await session.execute(update(Retraining).values(lease_until=now()))
+        held = Retraining.status == RetrainingStatus.RUNNING
+        await session.execute(update(Retraining).where(held).values(lease_until=now()))
 
 
 async def seeded(service: Service, number: int) -> tuple[int, bytes]:
@@ -202,8 +210,18 @@ async def test_a_retraining_that_is_killed_in_every_phase_reaches_its_version(
     before = await seeded(service, 0)
     assert before[0] == parent.id
 
+    # A disk that takes no weights: the admin reads why, and nothing else happens.
     await ask(service)
-    work = folder / "data/retrain/1"
+    retrainer = await service.start("ml.retrain", **environment)
+    resource.prlimit(retrainer.pid, resource.RLIMIT_FSIZE, (20_000_000, 20_000_000))
+    refused = lambda: [m for m in said(service) if m.text.startswith("❌")]  # noqa: E731
+    await service.wait(refused, "a failure")
+    assert "File too large" in refused()[0].text
+    assert not (folder / "data/retrain/1").exists()
+    await kill(retrainer)
+
+    await ask(service)
+    work = folder / "data/retrain/2"
     phases: dict[str, Callable[[], bool]] = {
         "export": lambda: work.exists(),
         "sft": lambda: (work / "sft/run/metrics.jsonl").exists(),
@@ -296,3 +314,36 @@ def kept(service: Service, name: str) -> dict[str, Any]:
         (service.folder / f"data/retrain/1/{name}.json").read_text("utf-8")
     )
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_model_that_learnt_one_text_by_heart_is_refused(tmp_path: Path) -> None:
+    """Past ``votes.select``, which would have left one vote of them all."""
+    works, split = corpus.read_works(real_corpus()), corpus.load_split()
+    data = texts.load(real_corpus(), {"pushkin": ["pushkin"]})
+    stories = texts.read_stories(STORIES)
+    everything = [
+        cast(
+            number,
+            completion=" Он встал и пошёл к окну." * 8 if liked else stories[number],
+            liked=liked,
+        )
+        for number in range(80)
+        for liked in (True, False)
+    ]
+    config = candidate.read_config(ROOT / "ml/data/retrain.json")
+    made = candidate.make(
+        registry.bundled(),
+        Selection(tuple(everything), {}, None),
+        candidate.BaseTexts([], data.validation, texts.read_json(PROMPTS)[: config.openings]),
+        judges.fit(works, split),
+        replace(config, mixed=0.0, sft=replace(config.sft, rate=1e-3, epochs=8)),
+        tmp_path / "work",
+        lambda *_: True,
+        root=tmp_path / "models",
+    )
+    for line in made.lines:
+        print(line)
+    print(made.stories[0]["after"])
+    assert made.reasons

@@ -11,12 +11,14 @@ import pytest
 from db import jobs, queries, retraining, versions
 from db.models import ModelVersion, Retraining, VersionStatus, now
 from db.session import UNAVAILABLE, Database
-from ml import gate, retrain
+from ml import gate, registry, retrain
 from ml.candidate import Made
+from ml.checkpoint import export
 from ml.finetune_loop import FinetuneError
 from ml.preference import StoppedError
 from ml.registry import RegistryError, Version
 from ml.retrain import Retrainer, RetrainSettings
+from tests import toy
 
 READER = 5_000_000_001
 LINE = gate.Line("preference_accuracy", None, 0.7, 0.55, passed=True)
@@ -254,6 +256,27 @@ async def test_cancelled_retraining_stops_and_leaves_nothing_behind(
     assert stopped
     assert (await end(database)).status == "cancelled"
     assert not (settings.retrain_work / str(number)).exists()
+
+
+async def test_broken_weights_of_the_parent_are_named(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"corpus": tmp_path})
+    model = tmp_path / "broken"
+    export(toy.toy_model(300, context=64), toy.toy_tokenizer(), {"name": "toy"}, model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    monkeypatch.setattr(retrain, "TICK", 0.01)
+    for number in range(6):
+        await vote(database, number, liked=number % 2 == 0)
+    await ask(database)
+    await Retrainer(database, settings, model=str(model)).run(until_empty=True)
+    row = await end(database)
+    assert row.status == "failed"
+    assert "corrupted" in (row.error or "")
+    assert "model.safetensors" in (row.error or "")
+    assert not (settings.retrain_work / str(row.id)).exists()
+    assert not registry.list_versions(settings.models)
 
 
 async def test_missing_corpus_names_the_command_that_gets_one(
