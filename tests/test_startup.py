@@ -60,5 +60,5 @@ def test_a_corrupted_model_is_named(engine: str, tmp_path: Path) -> None:
         (model / file.name).write_bytes(file.read_bytes()[:5000])
     run = start("ml.worker", tmp_path, ENGINE=engine, MODEL=str(model))
     assert run.returncode == 1
-    assert run.stderr.startswith(f"worker: cannot load the model '{model}'")
+    assert run.stderr.splitlines()[-1].startswith(f"worker: cannot load the model '{model}'")
     assert "Traceback" not in run.stderr
