@@ -74,7 +74,7 @@ class FinetuneConfig:
     alpha: int = 32  # LoRA's scale, as a multiple of 1 / rank
     dropout: float = 0.0  # of LoRA's input
     weights: str = "float32"  # what the base's weights are held in; "bfloat16" for a frozen giant
-    bf16: bool = True  # autocast, on CUDA
+    bf16: bool | None = None  # autocast; None: on CUDA alone
     compile: bool = False  # torch.compile, on CUDA
     attention: str = "sdpa"  # or "flash_attention_2"; "eager" where a model knows no other
     checkpointing: bool = False  # work activations out again on the way back, to save memory
@@ -322,7 +322,7 @@ def _arguments(config: FinetuneConfig, work: Path, rows: int, world: int) -> Tra
         lr_scheduler_type="cosine",
         warmup_steps=config.warmup,
         activation_checkpointing=config.checkpointing,
-        bf16=config.bf16 and cuda,
+        bf16=cuda if config.bf16 is None else config.bf16,
         torch_compile=config.compile and cuda,
         use_cpu=not cuda,
         ddp_backend="gloo" if world > 1 and not cuda else None,
