@@ -27,7 +27,7 @@ MODEL = "openvino_model.xml"  # the name the library looks for
 # the same tokens on every machine. A thread that may not move waits for whoever has its core.
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
 _PAGE = 32  # tokens in a page of the library's key-value cache on the CPU
-_STEP = 512  # tokens in a step, so that a long opening does not hold up the others for long
+_STEP = 256  # tokens in a step, so that long openings hold up the others, and the event loop, less
 _ALMOST_ALL = 0.999999  # the library's largest min_p, which takes less than 1
 
 

@@ -61,7 +61,7 @@ def tokens_of(batch: Batch, one: Writing) -> list[int]:
 
 def test_a_request_that_joins_gets_its_first_token_in_the_next_step(bundled: Conversion) -> None:
     batch = Batch(bundled, slots=2)
-    first, second = writing(10), writing(20, length=300)
+    first, second = writing(10), writing(20, length=200)
     batch.add(first)
     for _ in range(5):
         assert len(tokens_of(batch, first)) == 1
