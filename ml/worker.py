@@ -301,7 +301,18 @@ def make_engine(settings: WorkerSettings) -> Engine:
     """
     if settings.engine == "echo":
         return EchoEngine(delay=0.05, words=settings.story_tokens // 8)
-    if settings.engine == "openai":
+    kind = _local_engine(settings) if settings.engine == "auto" else settings.engine
+    try:
+        return _import_engine(kind, settings)
+    except ModuleNotFoundError as error:
+        extra = {"openvino": "worker", "torch": "torch", "openai": "remote"}[kind]
+        raise EngineError(
+            f"no {error.name} here; install with: pip install -c constraints.txt -e '.[{extra}]'"
+        ) from error
+
+
+def _import_engine(kind: str, settings: WorkerSettings) -> Engine:
+    if kind == "openai":
         from ml.engine_openai import OpenAIEngine
 
         return OpenAIEngine(
@@ -310,20 +321,13 @@ def make_engine(settings: WorkerSettings) -> Engine:
             key=settings.engine_key or "",
             context=settings.engine_context,
         )
-    local = _local_engine(settings) if settings.engine == "auto" else settings.engine
-    try:
-        if local == "openvino":
-            from ml.engine_openvino import OpenVINOEngine
+    if kind == "openvino":
+        from ml.engine_openvino import OpenVINOEngine
 
-            return OpenVINOEngine(settings.model, slots=settings.slots)
-        from ml.engine_torch import TorchEngine
+        return OpenVINOEngine(settings.model, slots=settings.slots)
+    from ml.engine_torch import TorchEngine
 
-        return TorchEngine(settings.model, device=settings.device, slots=settings.slots)
-    except ModuleNotFoundError as error:
-        extra = "worker" if local == "openvino" else "torch"
-        raise EngineError(
-            f"no {error.name} here; install with: pip install -c constraints.txt -e '.[{extra}]'"
-        ) from error
+    return TorchEngine(settings.model, device=settings.device, slots=settings.slots)
 
 
 def _local_engine(settings: WorkerSettings) -> str:

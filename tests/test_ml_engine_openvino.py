@@ -297,9 +297,19 @@ def test_auto_takes_the_fastest_that_is_here(
     assert worker._local_engine(WorkerSettings(_env_file=None, **values)) == expected
 
 
-def test_an_engine_that_is_not_installed_says_how_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    for engine, module in (("openvino", "openvino_batch"), ("torch", "engine_torch")):
-        monkeypatch.delitem(sys.modules, f"ml.engine_{engine}", raising=False)
-        monkeypatch.setitem(sys.modules, f"ml.{module}", None)
-        with pytest.raises(EngineError, match=r"install with: pip [^\n]+-e '\.\[(worker|torch)\]"):
-            make_engine(WorkerSettings(_env_file=None, engine=engine))
+@pytest.mark.parametrize(
+    ("engine", "module", "extra"),
+    [
+        ("openvino", "openvino_batch", "worker"),
+        ("torch", "processors", "torch"),
+        ("openai", "completions", "remote"),
+    ],
+)
+def test_an_engine_that_is_not_installed_says_how_to(
+    engine: Any, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, f"ml.engine_{engine}", raising=False)
+    monkeypatch.setitem(sys.modules, f"ml.{module}", None)
+    monkeypatch.delattr(f"ml.{module}", raising=False)  # ``from ml import`` finds it there
+    with pytest.raises(EngineError, match=rf"install with: pip [^\n]+-e '\.\[{extra}\]'$"):
+        make_engine(WorkerSettings(_env_file=None, engine=engine))
