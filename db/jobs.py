@@ -8,6 +8,12 @@
 
 A worker holds a job by a lease that ``stream`` renews. Whoever lost his lease, or whose job was
 cancelled, does not get the job's id back from ``stream`` and can no longer finish or fail it.
+
+The queue is fair between readers: everybody's first job comes before anybody's second, among
+equals the oldest. A job is its reader's first when none of his runs or was queued before it; its
+rank, how many do, falls as they end. Hence nobody starves, and no clock is needed: a reader either
+has a story being written, or only the first jobs of readers who asked before him are ahead of his.
+
 All functions take a session first and leave the commit to the caller.
 """
 
@@ -16,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, case, func, select, tuple_, update
+from sqlalchemy import CursorResult, Subquery, case, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.models import Generation, Job, JobStatus, now
@@ -88,28 +94,54 @@ async def enqueue(
     return jobs.one()
 
 
-async def position(session: AsyncSession, job_id: int) -> int | None:
-    """Return a queued job's place, 1 being next; None if it is not queued."""
-    ahead = select(func.count()).where(Job.status == JobStatus.QUEUED, Job.id < job_id)
-    found = await session.execute(
-        select(ahead.scalar_subquery()).where(Job.id == job_id, Job.status == JobStatus.QUEUED)
+async def places(session: AsyncSession) -> dict[int, int]:
+    """Return every queued job's place in the order of claiming, 1 being next, by the job's id.
+
+    The first job of a reader is never further back than the count of the jobs queued before it;
+    the others make way for those who come later and have less.
+    """
+    ranked = _ranked()
+    queued = await session.scalars(
+        select(Job.id)
+        .join(ranked, ranked.c.id == Job.id)
+        .where(Job.status == JobStatus.QUEUED)
+        .order_by(ranked.c.rank, Job.id)
     )
-    row = found.first()
-    return None if row is None else int(row[0]) + 1
+    return {job_id: place for place, job_id in enumerate(queued, 1)}
+
+
+def _ranked() -> Subquery:
+    """Return the jobs that wait or run, each with how many of its reader's come before it, plus 1.
+
+    Jobs that run come first; one that waits to be tried again counts though it is not due.
+    """
+    own = func.row_number().over(
+        partition_by=Job.user_id,
+        order_by=(case((Job.status == JobStatus.RUNNING, 0), else_=1), Job.id),
+    )
+    return (
+        select(Job.id, own.label("rank"))
+        .where(Job.status.in_((JobStatus.QUEUED, JobStatus.RUNNING)))
+        .subquery("ranked")
+    )
 
 
 async def claim(session: AsyncSession, worker: str, limit: int) -> Sequence[Job]:
-    """Give the worker up to ``limit`` of the oldest due jobs, each with a fresh lease.
+    """Give the worker up to ``limit`` due jobs in the queue's order, each with a fresh lease.
 
     One statement: two workers never get the same job. The jobs come in no promised order.
     """
     moment = now()
+    ranked = _ranked()
     due = (
         select(Job.id)
+        .join(ranked, ranked.c.id == Job.id)
         .where(Job.status == JobStatus.QUEUED, Job.available_at <= moment)
-        .order_by(Job.id)
+        .order_by(ranked.c.rank, Job.id)
         .limit(limit)
-        .with_for_update(skip_locked=True)  # SQLite's dialect drops this: its writers are alone
+        # PostgreSQL locks no rows of a window, so the ranks stand in a subquery that is not locked.
+        # SQLite's dialect drops this: its writers are alone.
+        .with_for_update(of=Job, skip_locked=True)
         .cte("due")
     )
     claimed = await session.scalars(
