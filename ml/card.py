@@ -1,4 +1,4 @@
-"""What every local engine says of its model, and how it cuts a request to what the model holds.
+"""What an engine says of its model, and how a local one cuts a request to what the model holds.
 
 card = describe("ml/pretrained/pushkin-mini", "106a05737f36", context=512, encode=encode)
 ids = prompt_ids(request, card, encode, end=0)
@@ -35,16 +35,24 @@ def describe(source: str, version: str, *, context: int, encode: Encode) -> Mode
     meta: dict[str, Any] = {}
     if (folder / "meta.json").is_file():
         meta = json.loads((folder / "meta.json").read_text("utf-8"))
-    prompt_tokens = context - min(STORY_TOKENS, context // 2)
-    worth = len(SAMPLE) / len(encode(SAMPLE))
+    tokens, characters = limits(context, len(SAMPLE) / len(encode(SAMPLE)))
     return ModelCard(
         name=meta.get("name", folder.name if folder.is_dir() else source),
         version=version,
-        prompt_tokens=prompt_tokens,
-        # Rounded down, so that hardly any opening of this length is refused for its tokens.
-        prompt_characters=max(100, int(prompt_tokens * worth * 0.8) // 100 * 100),
+        prompt_tokens=tokens,
+        prompt_characters=characters,
         meta=meta,
     )
+
+
+def limits(context: int, worth: float) -> tuple[int, int]:
+    """Return how many tokens an opening may take, and about how many characters those are.
+
+    ``context`` is what the model holds, in tokens; ``worth`` is a token's characters of prose.
+    """
+    tokens = context - min(STORY_TOKENS, context // 2)
+    # Rounded down, so that hardly any opening of this length is refused for its tokens.
+    return tokens, max(100, int(tokens * worth * 0.8) // 100 * 100)
 
 
 def prompt_ids(request: Request, card: ModelCard, encode: Encode, end: int) -> list[int]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ml.card import SAMPLE, limits
 from ml.completions import CompletionError, Completions, RefusedError, ServerError, TooLongError
 from ml.decoding import Sampling
 from ml.engine import (
@@ -28,18 +29,11 @@ from ml.engine import (
 from ml.servers import Pauses, Server, Servers
 
 CONTEXT = 2048  # tokens, for a server that does not say: as many as ruGPT-3 holds
-STORY_TOKENS = 160  # room an opening must leave for its continuation
 TRIES = 10  # of one answer; with ``Pauses`` a lone server may be away for two minutes
 SILENCE = 120.0  # seconds in which a server must say something: a full one lets requests wait
 # A text may take so many times the tokens that its length suggests; each is tried after the other.
 MARGINS = (1.25, 1.75, 2.5)
 WORTH = 2.0  # characters of Russian prose in a token, for a server that does not count: few
-# Our own lines, to learn how many characters of Russian prose a token of this model is worth.
-_SAMPLE = (
-    "Вечер был тихий; дорога шла полем, и старый ямщик, помахивая кнутом, рассказывал проезжему "
-    "о том, как прошлою зимой занесло снегом почтовую тройку. — И что же, — спросил офицер, — "
-    "нашли их? — Нашли, барин, — отвечал он, — да только весною."
-)
 
 log = logging.getLogger("worker")
 
@@ -90,8 +84,8 @@ class OpenAIEngine:
         try:
             await self._meet(server)
             one = Sampling(max_tokens=1)
-            if tokens := await server.client.write(trial, _SAMPLE, one, seed=0):
-                self._worth = len(_SAMPLE) / tokens
+            if tokens := await server.client.write(trial, SAMPLE, one, seed=0):
+                self._worth = len(SAMPLE) / tokens
                 self._card = self._describe(self.card.version, self.card.meta)
         except CompletionError as error:
             self._servers.rest(server)
@@ -111,9 +105,7 @@ class OpenAIEngine:
         server.known = True
 
     def _describe(self, version: str, meta: Mapping[str, Any]) -> ModelCard:
-        tokens = self._context - min(STORY_TOKENS, self._context // 2)
-        # Rounded down, so that hardly any opening of this length is refused for its tokens.
-        characters = max(100, int(tokens * self._worth * 0.8) // 100 * 100)
+        tokens, characters = limits(self._context, self._worth)
         return ModelCard(self._model, version, tokens, characters, meta)
 
     async def submit(self, request: Request) -> Stream:
