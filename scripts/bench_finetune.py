@@ -8,14 +8,13 @@ training runs in a process of its own, whose greatest memory is its own, too.
 """
 
 import argparse
+import os
 import resource
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ml import results, texts, tokenizer
 from ml.checkpoint import export
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     results.save(
         options.out,
-        {"shape": RUGPT3_MEDIUM, "threads": torch.get_num_threads(), "rows": rows},
+        {"shape": RUGPT3_MEDIUM, "cores": os.cpu_count(), "rows": rows},
         command="python -m scripts.bench_finetune"
         + results.given(parser, options, "steps", "window"),
         seed=0,
