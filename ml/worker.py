@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from ctypes.util import find_library
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -45,7 +46,7 @@ from ml.engine import (
 )
 from ml.serving import Load, Served, Serving
 
-TICK = 0.25  # seconds between looks for new jobs
+TICK = 0.25  # seconds between looks for new jobs, if no slot becomes free before
 BEAT = 0.5  # seconds between streams to the database: a cancel is noticed within one
 SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to store a story
 RESCUE_EVERY = 5.0  # seconds between looks for the jobs of silent workers
@@ -104,7 +105,13 @@ class Writing:
 
 
 class Worker:
-    """Holds up to ``slots`` jobs, each a task that gathers its text; one loop beats for all."""
+    """Writes up to ``slots`` stories, each a task that gathers its text; one loop beats for all.
+
+    A local engine holds keys and values for as many stories as it has slots: to claim a job only
+    for a free slot is to admit it only to free cache. All others wait in the database, so that
+    1,000 queued jobs cost no memory here. A slot is free when the story's last piece has come;
+    while that story is stored, the next one is claimed.
+    """
 
     def __init__(
         self,
@@ -121,6 +128,8 @@ class Worker:
         self._serving = Serving(load or _load_none)
         self._writings: dict[jobs.Claim, Writing] = {}
         self._tasks: dict[jobs.Claim, asyncio.Task[None]] = {}
+        self._taken: set[jobs.Claim] = set()  # slots
+        self._wake = asyncio.Event()
         self._stopping = self._giving_back = False
         self._dead: EngineError | None = None
 
@@ -179,15 +188,19 @@ class Worker:
                 log.warning("the database does not answer: %s", error)
             if until_empty and not taken and not self._tasks:
                 return
-            await asyncio.sleep(TICK)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), TICK)
+            self._wake.clear()
 
     def drain(self) -> None:
         """Take no new job; ``run`` returns when those under way are finished."""
         self._stopping = True
+        self._wake.set()
 
     async def give_back(self) -> None:
         """Put the jobs under way back into the queue, as if never tried, and end."""
         self._stopping = self._giving_back = True
+        self._wake.set()
         held = dict(self._tasks)
         for writing in self._writings.values():
             writing.stream.cancel()
@@ -203,7 +216,9 @@ class Worker:
 
     async def _claim(self) -> int:
         """Start as many due jobs as there are free slots; return how many."""
-        free = self._slots - len(self._tasks)
+        # Stories that are being stored hold no slot, but a database that is slow at it must not
+        # be given more and more of them.
+        free = min(self._slots - len(self._taken), 2 * self._slots - len(self._tasks))
         if free <= 0:
             return 0
         async with self._database.write() as session:
@@ -214,13 +229,20 @@ class Worker:
                 return 0
         for job in claimed:
             claim = jobs.Claim(job.id, self.name, job.attempts)
+            self._taken.add(claim)
             task = asyncio.create_task(self._write(claim, job))
             self._tasks[claim] = task
-            task.add_done_callback(partial(self._free, claim))
+            task.add_done_callback(partial(self._forget, claim))
         return len(claimed)
 
-    def _free(self, claim: jobs.Claim, _task: object) -> None:
+    def _forget(self, claim: jobs.Claim, _task: object) -> None:
         self._tasks.pop(claim, None)
+        self._wake.set()
+
+    def _free(self, claim: jobs.Claim) -> None:
+        """Give the slot back and have the loop fill it at once."""
+        self._taken.discard(claim)
+        self._wake.set()
 
     async def _beat(self) -> None:
         """Stream the texts so far; stop what was cancelled or lost."""
@@ -248,6 +270,7 @@ class Worker:
                 writing.stream.cancel()
             async for piece in writing.stream:
                 writing.text += piece
+            self._free(claim)
             if writing.stream.finish_reason != "cancelled":
                 await self._finish(claim, writing)
         except (PromptTooLongError, ValueError) as error:  # will not be better next time
@@ -258,6 +281,7 @@ class Worker:
         except EngineError as error:
             self._dead = error
         finally:
+            self._free(claim)
             self._writings.pop(claim, None)
             self._serving.give_back(held)
 
