@@ -26,7 +26,7 @@ from db.migrate import upgrade
 from db.models import ModelVersion, Retraining
 from db.session import UNAVAILABLE, Database, DatabaseError, DatabaseSettings, connect
 from db.settings import Settings, SettingsError
-from ml import corpus, registry, texts
+from ml import conversion, corpus, registry, texts
 from ml.registry import RegistryError, Version
 from ml.worker import WorkerSettings
 
@@ -211,9 +211,11 @@ class Retrainer:
             validation=data.validation,
             openings=texts.read_json(PROMPTS)[: config.openings],
         )
-        return candidate.make(
+        made = candidate.make(
             version, selection, base, found, config, work, self._state.tell, root=settings.models
         )
+        _convert(registry.open_version(made.version))
+        return made
 
     def _version(self, row: ModelVersion | None) -> Version:
         """Return the version that answers readers now."""
@@ -264,6 +266,14 @@ class Retrainer:
         log.info("retraining %d: %s %s", row.id, made.version.version, verdict)
         for rest in ("sft", "preference", "merged"):
             shutil.rmtree(work / rest, ignore_errors=True)
+
+
+def _convert(model: Path) -> None:
+    """Convert a model where a worker on this machine will serve it so: it may have no torch."""
+    from ml.engine_torch import sees_cuda
+
+    if find_spec("openvino_genai") and not sees_cuda() and conversion.convertible(model):
+        conversion.open_conversion(model)
 
 
 def _missing() -> list[str]:

@@ -248,6 +248,7 @@ async def test_a_retraining_that_is_killed_in_every_phase_reaches_its_version(
     made = await active(service)
     assert made.parent_id == parent.id
     await until_served(service, made)
+    assert "converting" not in service.log("ml.worker")  # the retrainer had done it
     after = await seeded(service, 100)
     assert after[0] == made.id
     assert after[1] != before[1]
