@@ -29,6 +29,7 @@ from ml import registry
 
 BUNDLED = "openvino"  # folder within a model that ships converted
 CACHE = Path("data/openvino")  # for models in folders that cannot be written to
+GROUP = 32  # the library's own choice: see ``Conversion.group``
 RECIPE = 1  # of ``ml.openvino_model``: another one makes other files out of the same weights
 ARCHITECTURES = {"gpt2", "llama"}  # that it was tested with
 INSTALL = "pip install -c constraints.txt -e '.[train]'"
@@ -56,6 +57,11 @@ class Conversion:
     @property
     def parameters(self) -> int:
         return int(self.meta["parameters"])
+
+    @property
+    def group(self) -> int:
+        """How many activations share a scale when they are multiplied with int8 weights."""
+        return int(self.meta.get("group", GROUP))
 
 
 def convertible(model: Path) -> bool:

@@ -25,7 +25,7 @@ from ml.openvino_quiet import openvino, openvino_genai
 MODEL = "openvino_model.xml"  # the name the library looks for
 # In fp32 between the int8 matrices: as fast as bf16 where the processor has no matrix unit, and
 # the same tokens on every machine. A thread that may not move waits for whoever has its core.
-PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+_PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
 _PAGE = 32  # tokens in a page of the library's key-value cache on the CPU
 _STEP = 256  # tokens in a step, so that long openings hold up the others, and the event loop, less
 _ALMOST_ALL = 0.999999  # the library's largest min_p, which takes less than 1
@@ -61,11 +61,11 @@ class Batch:
         config.max_num_batched_tokens = _STEP
         config.dynamic_split_fuse = True  # openings join the steps in which the others go on
         config.enable_prefix_caching = True  # a continued story's beginning may still be there
-        properties: dict[str, Any] = dict(PROPERTIES)
+        chosen = properties(conversion.group)
         if conversion.parameters < card.SMALL:
-            properties |= {"INFERENCE_NUM_THREADS": 1, "sampler_num_threads": 1}
+            chosen |= {"INFERENCE_NUM_THREADS": 1, "sampler_num_threads": 1}
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            conversion.folder, config, "CPU", properties
+            conversion.folder, config, "CPU", chosen
         )
         self._slots = slots
         self._waiting: deque[Writing] = deque()
@@ -125,6 +125,11 @@ class Batch:
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()  # computes nothing: without it the library reports lost pages
         del self._pipeline
+
+
+def properties(group: int) -> dict[str, Any]:
+    """Return how the library computes; int8 activations share a scale in groups of ``group``."""
+    return {**_PROPERTIES, "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
 
 
 def settings(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ml import conversion, openvino_model, registry
+from ml import card, conversion, openvino_model, registry
 from ml.conversion import ConversionError
 from ml.evaluate import bits_per_character
-from ml.gpt import load_gpt
+from ml.gpt import gpt_config, llama_config, load_gpt, new_gpt
 from ml.openvino_batch import MODEL
 from ml.openvino_model import LOSS, Converted, convert
 from ml.tokenizer import load
@@ -108,6 +108,32 @@ def test_a_model_in_a_folder_of_somebody_else_is_converted_into_ours(
     assert made.folder.parent == conversion.CACHE
     monkeypatch.setattr(conversion, "_convert_apart", never)
     assert conversion.open_conversion(folder).folder == made.folder
+
+
+def test_large_models_activations_share_scales_in_groups_that_divide_every_matrix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def groups(width: int) -> list[list[int]]:
+        shape = {"vocabulary": 300, "context": 16, "width": width, "layers": 1, "heads": 2}
+        configs = gpt_config(**shape), llama_config(**shape)
+        return [openvino_model._groups(new_gpt(config, seed=0).model) for config in configs]
+
+    assert groups(192) == [[32], [32]]
+    monkeypatch.setattr(card, "SMALL", 0)
+    assert groups(192) == [[192, 32], [64, 32]]  # Llama's inner width is 512
+    assert groups(16) == [[32], [32]]
+
+
+def test_groups_that_are_too_wide_give_way_to_the_librarys(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = iter([2.0, 2.03, 2.01])
+    monkeypatch.setattr(openvino_model, "bits_per_character", lambda *_, **__: next(measured))
+    monkeypatch.setattr(openvino_model, "_groups", lambda _: [1024, 32])
+    with caplog.at_level(logging.WARNING, "openvino"):
+        made = convert(folder, tmp_path / "converted")
+    assert caplog.messages == ["int8 in groups of 1024 may not serve: more than 1 % worse"]
+    assert (made.meta["format"], made.group) == ("int8", 32)
 
 
 def test_int8_that_is_too_bad_gives_way_to_fp16(
