@@ -2,8 +2,8 @@
 
     write_plot("baselines", Path("docs/experiments/results"), Path("docs/experiments/plots"))
 
-What they show stands in ``plots_corpus``, ``plots_training`` and ``plots_models``, how they look
-in ``plots_style``.
+What they show stands in ``plots_corpus``, ``plots_training``, ``plots_models`` and
+``plots_serving``, how they look in ``plots_style``.
 """
 
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml import plots_corpus, plots_models, plots_training
+from ml import plots_corpus, plots_models, plots_serving, plots_training
 from ml.plots_style import Result, common_style, write_png
 
 if TYPE_CHECKING:
@@ -87,6 +87,14 @@ PLOTS = {
     "bench_training": Plot(
         Source("bench_training.json", "python -m scripts.bench_training CORPUS"),
         plots_models.draw_bench_training,
+    ),
+    "bench_engines": Plot(
+        Source("bench_engines.json", "python -m scripts.bench_engines"),
+        plots_serving.draw_bench_engines,
+    ),
+    "bench_engines_grow": Plot(
+        Source("bench_engines_grow.json", "python -m scripts.bench_engines --grow"),
+        plots_serving.draw_bench_engines_grow,
     ),
     "evaluate": Plot(
         Source("evaluate.json", "python -m scripts.evaluate MODEL… --corpus CORPUS"),

@@ -81,6 +81,25 @@ def dissected(level: float) -> list[dict[str, float]]:
     ]
 
 
+def engine(name: str, speed: float, works: list[tuple[int, int, int]]) -> dict[str, Any]:
+    """An engine that was measured with so many (readers, opening, story)."""
+    return {
+        "name": name,
+        "limit_tokens_per_second": 130.0,
+        "levels": [
+            {
+                "readers": readers,
+                "prompt": prompt,
+                "story": story,
+                "speed": speed * readers**0.7,
+                "first_p50": prompt / 100,
+                "first_p95": readers,
+            }
+            for readers, prompt, story in works
+        ],
+    }
+
+
 WRITES = {
     "repeated_4grams": 0.025,
     "attributed_to_pushkin": 0.61,
@@ -176,6 +195,22 @@ RESULTS: dict[str, dict[str, Any]] = {
             speed(2_000_000, 128, 1900.0),
             speed(14_000_000, 128, 1500.0),
             speed(14_000_000, 512, 1400.0),
+        ]
+    },
+    "bench_engines.json": {
+        "contestants": [
+            engine("ours", 40.0, [(1, 25, 48), (8, 25, 48)]),
+            engine("vllm", 12.0, [(1, 25, 48), (8, 25, 48)]),
+            engine("one", 8.0, [(1, 25, 48)]),
+        ]
+    },
+    "bench_engines_grow.json": {
+        "contestants": [
+            engine(
+                "ours",
+                40.0,
+                [(1, 25, 48), (8, 25, 48), (1, 500, 48), (1, 25, 32), (1, 25, 500)],
+            )
         ]
     },
     "autopsy.json": {

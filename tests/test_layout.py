@@ -26,7 +26,8 @@ MODELS = {
     *("attention", "finetune_loop", "ngram", "pairs", "preference", "throughput", "training"),
 }
 DOORS = {
-    "torch": {f"ml.{name}" for name in MODELS | {"engine_torch", "openvino_model", "processors"}},
+    "torch": {f"ml.{name}" for name in MODELS | {"engine_torch", "openvino_model", "processors"}}
+    | {"ml.bench_model", "ml.bench_others"},
     "openai": {"ml.synthetic", "ml.completions"},
     "openvino": {"ml.openvino_quiet", "ml.openvino_model"},
     "nncf": {"ml.openvino_model"},

@@ -103,6 +103,14 @@ AXES = {
         ("parameters", "times"),
         ("context, tokens", ""),
     ],
+    "bench_engines": [("readers at once", "tokens per second"), ("readers", "seconds")],
+    "bench_engines_grow": [
+        ("", "tokens per second"),
+        *[("", "")] * 2,
+        ("readers at once", "seconds"),
+        ("opening, tokens", ""),
+        ("story, tokens", ""),
+    ],
     "evaluate": [
         ("bits per character", ""),
         ("repeated 4-grams, %", ""),
@@ -139,6 +147,8 @@ LINES = {
     "mini_training": [9, 9],
     "finetuning": [1, 1],
     "bench_training": [2, 2, 1, 1],
+    "bench_engines": [3 + 1, 3],  # and the limit
+    "bench_engines_grow": [2, 2, 2, 1, 1, 1],
 }
 
 
@@ -168,6 +178,8 @@ CHANGES: dict[str, tuple[list[Any], Any]] = {
     "mini_training": (["stages", 0], 300),
     "finetuning": (["runs", 0, "test"], 1.5),
     "bench_training": (["rows", 0, "trainer"], 1100.0),
+    "bench_engines": (["contestants", 2, "levels", 0, "speed"], 9.0),
+    "bench_engines_grow": (["contestants", 0, "limit_tokens_per_second"], 120.0),
     "evaluate": (["models", 1, "generations", "delta"], 1.14),
 }
 
@@ -282,6 +294,17 @@ def test_verdict_for_an_author_without_held_out_works_has_a_column() -> None:
     axes, _ = panels(draw("authors_confusion"))
     assert [label.get_text() for label in axes.get_xticklabels()] == ["pushkin", "gogol", "aksakov"]
     assert axes.images[0].get_array().tolist()[1] == [0, 25 / 30, 5 / 30]
+
+
+def test_who_writes_one_story_at_a_time_is_as_fast_for_any_number_of_readers() -> None:
+    speed, _ = panels(draw("bench_engines"))
+    assert curves(speed)[2] == ([1, 8], [8, 8])
+
+
+def test_each_column_of_growing_work_holds_the_rest_still() -> None:
+    figure = panels(draw("bench_engines_grow"))
+    assert [curves(axes)[0][0] for axes in figure[:3]] == [[1, 8], [25, 500], [32, 48, 500]]
+    assert curves(figure[0])[1] == ([1, 8], [130, 8 * 130])  # a step is read for all readers
 
 
 def test_missing_result_names_the_command_that_makes_it(tmp_path: Path) -> None:
