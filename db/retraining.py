@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db.models import Retraining, RetrainingStatus, now
+from db.models import Retraining, RetrainingStatus, UtcDateTime, now
 from db.versions import lock
 
 MAX_ATTEMPTS = 6  # it goes on where it was: one for each phase, should each meet a restart
@@ -57,8 +57,9 @@ async def request(
 async def claim(session: AsyncSession, worker: str) -> Retraining | None:
     """Give the worker the retraining that waits, or that a silent worker has lost.
 
-    The row keeps the phase and the progress of the attempt before. One that was lost
-    ``MAX_ATTEMPTS`` times fails.
+    The row keeps the phase and the progress of the attempt before, and when the first one started:
+    votes that are cast later may not have been learnt. One that was lost ``MAX_ATTEMPTS`` times
+    fails.
     """
     moment = now()
     lost = (Retraining.status == RetrainingStatus.RUNNING) & (Retraining.lease_until < moment)
@@ -90,7 +91,7 @@ async def claim(session: AsyncSession, worker: str) -> Retraining | None:
             worker=worker,
             attempts=Retraining.attempts + 1,
             lease_until=moment + LEASE,
-            started_at=moment,
+            started_at=func.coalesce(Retraining.started_at, literal(moment, UtcDateTime)),
         )
         .returning(Retraining)
         .execution_options(populate_existing=True)

@@ -56,6 +56,22 @@ async def test_votes_are_fresh_since_the_last_retraining_that_ended_well(
     assert (found.votes, found.fresh) == (2, fresh)
 
 
+async def test_votes_that_were_cast_between_two_attempts_are_fresh(database: Database) -> None:
+    """They counted as learnt: the second attempt set the moment anew, on the first one's votes."""
+    async with database.write() as session:
+        await retraining.request(session, requested_by=1, chat_id=1, language="ru", settings={})
+        first = await retraining.claim(session, "a")
+        assert first is not None
+        assert await retraining.release(session, first.id, "a", first.attempts)
+    await vote(database, OWNER, 1, consent=True)
+    async with database.write() as session:
+        last = await retraining.claim(session, "b")
+        assert last is not None
+        hold = last.id, "b", last.attempts
+        assert await retraining.finish(session, *hold, report={}, version_id=None)
+    assert (await report(database)).fresh == 1
+
+
 async def add_child(database: Database, version: str, parent_id: int) -> int:
     async with database.write() as session:
         row = await versions.add_candidate(

@@ -185,9 +185,11 @@ async def test_silent_workers_retraining_is_taken_up_where_it_was(
 ) -> None:
     hold = await retraining_in(database, RetrainingStatus.RUNNING)
     await report(database, hold, 7, "preference")
+    started_at = clock.moment
     clock.move(retraining.LEASE * 1.1)
     row = await claim(database, "b")
     assert row is not None
+    assert row.started_at == started_at  # the first attempt's
     assert (row.id, row.worker, row.attempts) == (hold[0], "b", 2)
     assert (row.phase, row.progress) == ("preference", {"step": 7})
     assert not await report(database, hold, 8)
