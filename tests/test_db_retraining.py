@@ -209,7 +209,7 @@ async def test_worker_that_takes_it_back_is_held_by_the_new_attempt_only(
     assert await report(database, (hold[0], "a", 2))
 
 
-async def test_retraining_that_was_lost_three_times_fails(database: Database, clock: Clock) -> None:
+async def test_retraining_that_was_lost_too_often_fails(database: Database, clock: Clock) -> None:
     hold = await retraining_in(database, RetrainingStatus.RUNNING)
     for _ in range(retraining.MAX_ATTEMPTS - 1):
         clock.move(retraining.LEASE * 1.1)
