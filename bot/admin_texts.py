@@ -145,7 +145,7 @@ RU = AdminTexts(
     leave="Оставить кандидатом",
     activated="Теперь отвечает {name}.",
     shared="{name} получает {percent} % историй.",
-    share_refused="Так нельзя: это не кандидат, или доли вместе больше целого.",
+    share_refused="Так нельзя: это не кандидат.",
 )
 
 EN = AdminTexts(
@@ -217,7 +217,7 @@ EN = AdminTexts(
     leave="Leave as candidate",
     activated="{name} answers now.",
     shared="{name} gets {percent} % of the stories.",
-    share_refused="That cannot be: it is no candidate, or the shares together exceed the whole.",
+    share_refused="That cannot be: it is no candidate.",
 )
 
 

@@ -4,8 +4,8 @@
     ──────────────────────► candidate ────────► active ────────────────────────► retired
                                                    ▲────────── activate ─────────────┘
 
-One version is active. A candidate may take a ``share`` of the stories beside it (an A/B test).
-All functions take a session first and leave the commit to the caller.
+One version is active. One candidate at a time may take a ``share`` of the stories beside it: a
+trial. All functions take a session first and leave the commit to the caller.
 """
 
 from collections.abc import Mapping, Sequence
@@ -105,24 +105,24 @@ async def activate(session: AsyncSession, version_id: int) -> int | None:
 
 
 async def set_share(session: AsyncSession, version_id: int, share: float) -> None:
-    """Give a candidate this part (0..1) of the stories; the other candidates keep theirs.
+    """Give a candidate this part (0..1) of the stories, and take another's away: a worker has room
+    for one beside the active version.
 
-    Raises VersionError if it is no candidate, or if all shares together would exceed 1.
+    Raises VersionError if it is no candidate, or if there is no such part.
     """
+    if not 0 <= share <= 1:
+        raise VersionError(f"a share of {share:g} is not 0..1")
     await lock(session, ModelVersion)
-    candidate = ModelVersion.status == VersionStatus.CANDIDATE
-    rows = await session.execute(select(ModelVersion.id, ModelVersion.share).where(candidate))
-    shares: dict[int, float] = dict(rows.all())
-    if version_id not in shares:
+    candidate = (ModelVersion.id == version_id) & (ModelVersion.status == VersionStatus.CANDIDATE)
+    if await session.scalar(select(ModelVersion.id).where(candidate)) is None:
         raise VersionError(f"version {version_id} is no candidate")
-    total = sum((shares | {version_id: share}).values())
-    if not 0 <= share <= 1 or total > 1 + 1e-9:  # ten tenths are a little more than one
-        raise VersionError(f"a share of {share:g} would make the candidates' {total:g}, not 0..1")
+    if share:
+        await session.execute(update(ModelVersion).where(ModelVersion.share > 0).values(share=0.0))
     await _set(session, version_id, share=share)
 
 
 async def serving(session: AsyncSession) -> Sequence[ModelVersion]:
-    """Return the active version, then the candidates that have a share."""
+    """Return the active version, then the candidate on trial, if there is one."""
     active = ModelVersion.status == VersionStatus.ACTIVE
     tried = (ModelVersion.status == VersionStatus.CANDIDATE) & (ModelVersion.share > 0)
     found = await session.scalars(

@@ -72,8 +72,8 @@ class Serving:
         self._active = version.id
 
     async def follow(self, versions: Sequence[Served]) -> None:
-        """Take over what the table serves: the active version first, then the candidates."""
-        self._wanted = {version.id: version for version in versions[:WRITING]}
+        """Take over what the table serves: the active version first, then a candidate, if any."""
+        self._wanted = {version.id: version for version in versions}
         self._failed &= self._wanted.keys()
         if self._loading and self._loading.done():
             self._loading.result()  # a mistake of ours ends the worker
@@ -113,9 +113,8 @@ class Serving:
         """Return what writes this job, the same for its every attempt while the table stays so."""
         chosen, point = self._active, job_id * _GOLDEN % 1
         for version in self._wanted.values():
-            if 0 <= point < version.share and version.id in self._open:
+            if point < version.share and version.id in self._open:
                 chosen = version.id
-            point -= version.share
         held = self._open[chosen]
         held.jobs += 1
         return held

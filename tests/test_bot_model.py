@@ -116,15 +116,26 @@ async def test_a_candidate_gets_a_share_of_the_stories(stand: Stand, admin: User
         assert (RU.share.format(percent=percent) in message.text) == (percent > 0)
 
 
-async def test_shares_beyond_the_whole_are_refused(stand: Stand, admin: User, made: int) -> None:
+async def test_the_share_of_one_candidate_ends_the_trial_of_another(
+    stand: Stand, admin: User, made: int
+) -> None:
     other = await add_candidate(stand.database, "2a3b")
     message = await listing(stand, admin)
-    for version_id, percent in ((made, 50), (other, 60)):
-        share = keyboards.Share(version_id=version_id, percent=percent).pack()
-        callback = await stand.server.forge(admin, message.message_id, share)
-        said = await stand.toast(callback)
-    assert said == RU.share_refused
-    assert (await statuses(stand.database))["2a3b"] == (CANDIDATE, 0.0)
+    for version_id in (made, other):
+        share = keyboards.Share(version_id=version_id, percent=25).pack()
+        await stand.toast(await stand.server.forge(admin, message.message_id, share))
+    found = await statuses(stand.database)
+    assert (found["1f0c"], found["2a3b"]) == ((CANDIDATE, 0.0), (CANDIDATE, 0.25))
+
+
+async def test_a_share_for_what_is_no_candidate_any_more_is_refused(
+    stand: Stand, admin: User, base: int
+) -> None:
+    message = await listing(stand, admin)
+    share = keyboards.Share(version_id=base, percent=25).pack()
+    callback = await stand.server.forge(admin, message.message_id, share)
+    assert await stand.toast(callback) == RU.share_refused
+    assert await statuses(stand.database) == {"base": (ACTIVE, 0.0)}
 
 
 async def test_buttons_that_time_has_overtaken_change_nothing(

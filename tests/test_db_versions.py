@@ -124,25 +124,33 @@ async def test_database_bears_no_second_active_version(database: Database) -> No
             await session.flush()
 
 
-async def test_candidates_with_a_share_serve_after_the_active_version(database: Database) -> None:
-    first, second, third = [await add(database, version) for version in "234"]
+async def test_candidate_with_a_share_serves_after_the_active_version(database: Database) -> None:
+    candidate = await add(database, "2")
     base = await add_model(database)
-    await set_share(database, third, 0.1)
-    await set_share(database, first, 0.2)
-    assert await serving(database) == [(base, 0), (first, 0.2), (third, 0.1)]
-    await set_share(database, third, 0)
-    assert await serving(database) == [(base, 0), (first, 0.2)]
-    assert (await read(database, second)).share == 0
+    await set_share(database, candidate, 0.1)
+    assert await serving(database) == [(base, 0), (candidate, 0.1)]
+    await set_share(database, candidate, 1)
+    assert await serving(database) == [(base, 0), (candidate, 1)]
+    await set_share(database, candidate, 0)
+    assert await serving(database) == [(base, 0)]
 
 
-async def test_shares_reach_one_and_no_further(database: Database) -> None:
+async def test_share_of_one_candidate_takes_the_others_away(database: Database) -> None:
+    """Each kept its own, and the worker, with room for one, gave the second no story."""
+    base = await add_model(database)
+    first, second = [await add(database, version) for version in "23"]
+    await set_share(database, first, 0.25)
+    await set_share(database, second, 0.25)
+    assert await serving(database) == [(base, 0), (second, 0.25)]
+    await set_share(database, first, 0)  # no trial: that ends nobody else's
+    assert await serving(database) == [(base, 0), (second, 0.25)]
+
+
+async def test_admins_who_give_shares_at_once_leave_one_trial(database: Database) -> None:
     await add_model(database)
-    ids = [await add(database, str(number)) for number in range(2, 12)]
-    for version_id in ids:
-        await set_share(database, version_id, 0.1)
-    with pytest.raises(VersionError, match=r"1\.1"):
-        await set_share(database, ids[0], 0.2)
-    assert (await read(database, ids[0])).share == 0.1
+    ids = [await add(database, str(number)) for number in range(2, 6)]
+    await asyncio.gather(*(set_share(database, version_id, 0.5) for version_id in ids))
+    assert len(await serving(database)) == 2
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

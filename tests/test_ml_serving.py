@@ -87,7 +87,7 @@ async def test_no_more_than_three_are_ever_in_memory() -> None:
     started = shelf.serving()
     held = []
     for number in range(2, 9):  # each is activated while all before it still write
-        table = [version(number), version(number + 100, 0.5), version(number + 200, 0.1)]
+        table = [version(number), version(number + 100, 0.5)]
         for _ in range(3):
             await started.follow(table)
             await asyncio.sleep(0)
