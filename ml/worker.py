@@ -34,6 +34,7 @@ from db.models import Job, now
 from db.session import UNAVAILABLE, Database, DatabaseError, DatabaseSettings, connect
 from db.settings import Settings, SettingsError
 from ml import conversion, registry
+from ml.apart import Apart
 from ml.decoding import Sampling, chosen, trim
 from ml.engine import (
     EchoEngine,
@@ -346,9 +347,10 @@ def _import_engine(kind: str, settings: WorkerSettings) -> Engine:
             context=settings.engine_context,
         )
     if kind == "openvino":
-        from ml.engine_openvino import OpenVINOEngine
-
-        return OpenVINOEngine(settings.model, slots=settings.slots)
+        if not find_spec("openvino_genai"):
+            raise ModuleNotFoundError(name="openvino_genai")
+        # It holds Python's lock while it steps.
+        return Apart("ml.openvino_apart:SteppingEngine", settings.model, slots=settings.slots)
     from ml.engine_torch import TorchEngine
 
     return TorchEngine(settings.model, device=settings.device, slots=settings.slots)

@@ -1,0 +1,180 @@
+"""An engine in a process of its own answers as it would in this one, and dies alone."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ml.apart import Apart
+from ml.decoding import Sampling
+from ml.engine import (
+    EchoEngine,
+    Engine,
+    EngineError,
+    GenerationError,
+    PromptTooLongError,
+    Request,
+    Stream,
+)
+
+MINI = str(Path(__file__).parents[1] / "ml/pretrained/pushkin-mini")
+ECHO = "ml.engine:EchoEngine"
+HERE = "tests.test_ml_apart"
+
+
+class Unwilling(EchoEngine):
+    async def start(self) -> None:
+        raise EngineError("нет чернил")
+
+
+class Fragile(EchoEngine):
+    """Fails one request in the middle; is dead when asked to be."""
+
+    async def submit(self, request: Request) -> Stream:
+        if request.prompt == "смерть":
+            raise EngineError("dead")
+        stream = Stream(on_cancel=lambda: None)
+        stream.push(" начало")
+        stream.end("error", GenerationError("чернила высохли"))
+        return stream
+
+
+async def text(stream: Stream) -> str:
+    return "".join([piece async for piece in stream])
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Apart]:
+    """An endless echo, if it is not told otherwise."""
+    engine = Apart(ECHO, delay=0.001, words=1_000_000)
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+async def test_it_writes_what_the_engine_would_write_here() -> None:
+    here, apart = EchoEngine(words=5), Apart(ECHO, words=5)
+    await apart.start()
+    found = []
+    for engine in (here, apart):
+        stream = await engine.submit(Request("Мороз и «солнце»\n🪶", "Прежде"))
+        found.append((await text(stream), stream.tokens, stream.finish_reason))
+    assert found[0] == found[1]
+    assert apart.card == here.card
+    await apart.close()
+
+
+async def test_streams_at_once_keep_to_themselves(echo: Apart) -> None:
+    settings = Sampling(max_tokens=50)
+    streams = [await echo.submit(Request(f"слово{n}", sampling=settings)) for n in range(8)]
+    for number, written in enumerate(await asyncio.gather(*map(text, streams))):
+        assert written.rstrip(".").split() == [f"слово{number}"] * 50
+    assert [stream.finish_reason for stream in streams] == ["length"] * 8
+
+
+async def test_cancelled_stream_ends_at_once_and_the_others_go_on(echo: Apart) -> None:
+    gone, stays = [await echo.submit(Request(prompt)) for prompt in ("один", "два")]
+    await anext(aiter(gone))
+    gone.cancel()
+    await text(gone)  # what had come, and the end
+    assert gone.finish_reason == "cancelled"
+    written = ""
+    async for piece in stays:
+        written += piece
+        if len(written) > 1000:
+            break
+    assert set(written.split()) == {"два"}
+
+
+async def test_long_opening_is_refused_and_the_engine_goes_on(echo: Apart) -> None:
+    with pytest.raises(PromptTooLongError, match=r"^prompt_too_long 301 300$"):
+        await echo.submit(Request("слово " * 301))
+    stream = await echo.submit(Request("слово", sampling=Sampling(max_tokens=1)))
+    assert await text(stream) == " слово."
+
+
+async def test_engine_that_does_not_start_says_why() -> None:
+    engine = Apart(f"{HERE}:Unwilling")
+    with pytest.raises(EngineError, match=r"^нет чернил$"):
+        await engine.start()
+
+
+async def test_request_that_fails_fails_here() -> None:
+    engine = Apart(f"{HERE}:Fragile")
+    await engine.start()
+    with pytest.raises(GenerationError, match="чернила высохли"):
+        await text(await engine.submit(Request("Кот")))
+    with pytest.raises(EngineError):
+        await engine.submit(Request("смерть"))
+    with pytest.raises(EngineError):  # from now on
+        await engine.submit(Request("Кот"))
+    await engine.close()
+
+
+async def test_killed_engine_ends_its_streams_and_takes_no_more(echo: Apart) -> None:
+    stream = await echo.submit(Request("Кот"))
+    await anext(aiter(stream))
+    assert echo._process is not None
+    echo._process.kill()
+    with pytest.raises(GenerationError, match="process has died"):
+        await text(stream)
+    with pytest.raises(EngineError, match="process has died"):
+        await echo.submit(Request("Кот"))
+
+
+async def test_engine_ends_with_the_worker_and_not_by_signals_to_all(echo: Apart) -> None:
+    assert echo._process is not None
+    for one in (signal.SIGINT, signal.SIGTERM):
+        os.kill(echo._process.pid, one)
+    stream = await echo.submit(Request("Кот", sampling=Sampling(max_tokens=3)))
+    assert await text(stream) == " Кот Кот Кот."
+    process = psutil.Process(echo._process.pid)
+    echo._writer.transport.abort()  # as if the worker had been killed
+    await asyncio.to_thread(process.wait, 60)
+
+
+async def test_closing_twice_or_before_the_start_does_nothing(echo: Apart) -> None:
+    await Apart(ECHO).close()
+    stream = await echo.submit(Request("Кот"))
+    await echo.close()
+    await echo.close()
+    assert stream.finish_reason == "cancelled"
+
+
+async def test_openvino_writes_the_same_apart_and_in_this_process() -> None:
+    pytest.importorskip("openvino_genai")
+    from ml.engine_openvino import OpenVINOEngine
+
+    apart = Apart("ml.openvino_apart:SteppingEngine", MINI, slots=3)
+    engines: list[Engine] = [OpenVINOEngine(MINI, slots=3), apart]
+    found = []
+    for engine in engines:
+        await engine.start()
+        asked = [
+            Request(prompt, sampling=Sampling(max_tokens=12 + seed), seed=seed)
+            for seed, prompt in enumerate(
+                ["Мороз и солнце", "Старый граф", "Дождь", "Он вышел", "И"]
+            )
+        ]
+        streams = [await engine.submit(request) for request in asked]  # more than slots
+        texts = await asyncio.gather(*map(text, streams))
+        found.append([(t, s.tokens, s.finish_reason) for t, s in zip(texts, streams, strict=True)])
+        with pytest.raises(PromptTooLongError):
+            await engine.submit(Request("слово " * 3000))
+        cancelled = await engine.submit(Request("Конец"))
+        cancelled.cancel()
+        await text(cancelled)
+        await engine.close()
+    assert found[0] == found[1]
+    assert engines[0].card == engines[1].card
+
+
+async def test_openvino_apart_names_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("openvino_genai")
+    engine = Apart("ml.openvino_apart:SteppingEngine", str(tmp_path / "none"), slots=1)
+    with pytest.raises(EngineError, match="cannot load the model"):
+        await engine.start()
