@@ -144,6 +144,8 @@ class ModelVersion(Base):
     meta: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     served_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # a worker last started with it
+    retired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # it last answered readers
+    trouble: Mapped[str | None] = mapped_column(Text)  # why a worker could not load it
 
 
 class Job(Base):

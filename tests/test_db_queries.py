@@ -341,6 +341,8 @@ async def test_model_that_starts_again_is_the_same_row_with_what_is_new(
         "meta": {"потери": 1.5, "нет": None},
         "created_at": first_start,
         "served_at": clock.moment,
+        "retired_at": None,
+        "trouble": None,
     }
     assert second["served_at"] == first_start
     assert second["status"] == VersionStatus.RETIRED

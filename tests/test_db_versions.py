@@ -219,6 +219,33 @@ async def test_of_the_versions_that_were_all_active_the_last_served_stays(
     assert {row.share for row in found.values()} == {0}
 
 
+LATER = """
+INSERT INTO model_versions (id, name, version, status, share, parent_id, prompt_tokens,
+prompt_characters, meta, created_at)
+VALUES ({number}, 'pushkin', '{number}', '{status}', {share}, {parent}, 8, 30, '{{}}', '{created}')
+"""
+
+
+async def test_way_back_of_old_is_kept_and_of_old_trials_the_one_that_was_served(
+    database: Database,
+) -> None:
+    rows = [("retired", 0, "NULL"), ("active", 0, 1), ("candidate", 0.5, 1), ("candidate", 0.5, 2)]
+
+    def act(connection: Connection) -> None:
+        downgrade_on(connection, "0002")
+        for number, (status, share, parent) in enumerate(rows, 1):
+            values = {"number": number, "status": status, "share": share, "parent": parent}
+            created = f"2026-01-0{number} 12:00:00.000000"
+            connection.execute(text(LATER.format(**values, created=created)))
+        upgrade_on(connection)
+
+    async with database.engine.begin() as connection:
+        await connection.run_sync(act)
+    assert await serving(database) == [(2, 0), (3, 0.5)]
+    moments = [(await read(database, number)).retired_at for number in (1, 2, 3, 4)]
+    assert moments == [(await read(database, 2)).created_at, None, None, None]
+
+
 async def test_candidate_that_never_served_survives_a_downgrade(database: Database) -> None:
     candidate = await add(database, "2")
     before = await read(database, candidate)
