@@ -48,13 +48,20 @@ async def version_votes(session: AsyncSession, version_id: int) -> VersionVotes 
 
 
 async def predecessor(session: AsyncSession) -> ModelVersion | None:
-    """Return the retired version that the active one was made from, to go back to; None if none."""
-    active = select(ModelVersion.parent_id).where(ModelVersion.status == VersionStatus.ACTIVE)
+    """Return the version that answered before the active one, to go back to; None if none did.
+
+    Of those that workers were started with, a worker can open only the last.
+    """
+    last_start = select(func.max(ModelVersion.served_at)).scalar_subquery()
     found = await session.scalars(
-        select(ModelVersion).where(
-            ModelVersion.id == active.scalar_subquery(),
+        select(ModelVersion)
+        .where(
             ModelVersion.status == VersionStatus.RETIRED,
+            ModelVersion.retired_at.is_not(None),
+            ModelVersion.folder.is_not(None) | (ModelVersion.served_at == last_start),
         )
+        .order_by(ModelVersion.retired_at.desc())
+        .limit(1)
     )
     return found.one_or_none()
 

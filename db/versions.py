@@ -86,11 +86,10 @@ async def add_candidate(
     return added
 
 
-async def activate(session: AsyncSession, version_id: int) -> int | None:
-    """Let this version answer readers, retire the one that did, and return that one's id.
+async def activate(session: AsyncSession, version_id: int) -> None:
+    """Let this version answer readers and retire the one that did.
 
-    The id is the version's own if it was active before, None if none was. Raises VersionError if
-    there is no such version.
+    Raises VersionError if there is no such version.
     """
     await lock(session, ModelVersion)
     previous = await session.scalar(
@@ -99,9 +98,8 @@ async def activate(session: AsyncSession, version_id: int) -> int | None:
     if await session.scalar(select(ModelVersion.id).where(ModelVersion.id == version_id)) is None:
         raise VersionError(f"there is no version {version_id}")
     if previous != version_id:  # the former first: the index bears no second active version
-        await _set(session, previous, status=VersionStatus.RETIRED, share=0.0)
-        await _set(session, version_id, status=VersionStatus.ACTIVE, share=0.0)
-    return previous
+        await _set(session, previous, status=VersionStatus.RETIRED, share=0.0, retired_at=now())
+        await _set(session, version_id, status=VersionStatus.ACTIVE, share=0.0, retired_at=None)
 
 
 async def set_share(session: AsyncSession, version_id: int, share: float) -> None:

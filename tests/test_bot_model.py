@@ -91,10 +91,10 @@ async def test_activation_asks_once_more_and_can_be_taken_back_in_one_tap(
     assert await statuses(stand.database) == {"base": (ACTIVE, 0.0), "1f0c": (RETIRED, 0.0)}
 
 
-async def test_after_an_activation_the_way_back_is_the_version_that_answered_until_then(
+async def test_the_way_back_is_the_version_that_answered_until_then(
     stand: Stand, admin: User, base: int, made: int
 ) -> None:
-    """Even if the new one was made from an older one."""
+    """Even if the new one was made from an older one: the list offered that."""
     other = await add_candidate(stand.database, "2a3b", base)
     message = await listing(stand, admin)
     for version_id in (made, other):
@@ -102,7 +102,11 @@ async def test_after_an_activation_the_way_back_is_the_version_that_answered_unt
         edits = message.edits
         await stand.server.forge(admin, message.message_id, sure)
         await stand.server.wait_for(lambda e=edits: message.edits > e, what="a card")  # type: ignore[misc]
-    assert message.buttons[0]["text"] == RU.roll_back.format(name=MADE)
+    for text in (MADE, "pushkin 2a3b"):
+        back = RU.roll_back.format(name=text)
+        assert message.buttons[0]["text"] == back
+        await tap(stand, admin, message, RU.all_versions)
+        await tap(stand, admin, message, back)
 
 
 @pytest.mark.usefixtures("made")

@@ -87,29 +87,44 @@ async def add_child(database: Database, version: str, parent_id: int) -> int:
         return row.id
 
 
-async def test_the_way_back_is_the_version_that_the_active_one_was_made_from(
+async def back(database: Database) -> int | None:
+    async with database.read() as session:
+        found = await admin.predecessor(session)
+        return found.id if found else None
+
+
+async def activate(database: Database, version_id: int) -> None:
+    async with database.write() as session:
+        await versions.activate(session, version_id)
+
+
+async def test_the_way_back_is_the_version_that_answered_before(database: Database) -> None:
+    """It was the one that the active one was made from, whatever had answered in between."""
+    assert await back(database) is None
+    first = await add_model(database)
+    second, third = [await add_child(database, version, first) for version in "23"]
+    assert await back(database) is None
+    await activate(database, second)
+    assert await back(database) == first
+    await activate(database, third)
+    assert await back(database) == second
+    await activate(database, third)  # a second tap
+    assert await back(database) == second
+    await activate(database, second)  # taken back: the way leads to what one has just left
+    assert await back(database) == third
+    await activate(database, first)
+    assert await back(database) == second
+
+
+async def test_no_way_leads_back_to_what_workers_are_not_started_with_any_more(
     database: Database,
 ) -> None:
-    async def back() -> int | None:
-        async with database.read() as session:
-            found = await admin.predecessor(session)
-            return found.id if found else None
-
-    async def activate(version_id: int) -> None:
-        async with database.write() as session:
-            await versions.activate(session, version_id)
-
-    assert await back() is None
-    first = await add_model(database)
-    second = await add_child(database, "2", first)
-    assert await back() is None
-    await activate(second)
-    assert await back() == first
-    third = await add_child(database, "3", second)
-    await activate(third)
-    assert await back() == second
-    await activate(second)
-    assert await back() == first
+    first = await add_model(database, version="1")
+    await add_model(database, version="2")
+    assert await back(database) is None
+    await add_model(database, version="1")
+    await activate(database, await add_child(database, "3", first))
+    assert await back(database) == first
 
 
 async def test_a_version_is_found_with_its_votes(database: Database) -> None:

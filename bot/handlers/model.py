@@ -12,7 +12,7 @@ from bot.admin_texts import AdminTexts
 from bot.handlers.buttons import toast
 from bot.texts import Texts
 from db import admin, versions
-from db.models import ModelVersion, VersionStatus
+from db.models import VersionStatus
 from db.session import Database
 from db.versions import VersionError
 
@@ -119,9 +119,9 @@ async def _activate(
     database: Database,
 ) -> None:
     async with database.write() as session:
-        former = await versions.activate(session, version_id)
+        await versions.activate(session, version_id)
         row = await admin.version_votes(session, version_id)
-        back = None if former in (None, version_id) else await session.get(ModelVersion, former)
+        back = await admin.predecessor(session)
     if row is None:
         await toast(callback, texts.old_button)
         return
