@@ -52,6 +52,7 @@ class Run:
     first: list[float]
     last: list[float]
     tokens: int  # of all stories
+    processor: float = 0.0  # seconds that its processes computed, on all cores
 
     @property
     def speed(self) -> float:
@@ -73,6 +74,7 @@ class Summary:
     first_p50: float  # seconds
     first_p95: float
     per_token: float  # seconds between two tokens of one story, median
+    per_processor_second: float  # tokens; on one core the speed that others' work cannot change
 
 
 def summarise(runs: Sequence[Run]) -> Summary:
@@ -90,6 +92,9 @@ def summarise(runs: Sequence[Run]) -> Summary:
         first_p50=float(np.percentile(first, 50)),
         first_p95=float(np.percentile(first, 95)),
         per_token=statistics.median(gaps),
+        per_processor_second=statistics.median(
+            run.tokens / run.processor if run.processor else 0.0 for run in runs
+        ),
     )
 
 

@@ -29,9 +29,11 @@ SETTINGS = Sampling()
 
 @contextlib.contextmanager
 def our_openvino(folder: Path, slots: int) -> Iterator[Writer]:
-    from ml.engine_openvino import OpenVINOEngine
+    """The engine in its process, as the worker makes it."""
+    from ml.apart import Apart
 
-    with _through_the_protocol(lambda: OpenVINOEngine(str(folder), slots=slots)) as write:
+    stepping = "ml.openvino_apart:SteppingEngine"
+    with _through_the_protocol(lambda: Apart(stepping, str(folder), slots=slots)) as write:
         yield write
 
 

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,6 +42,9 @@ class Contestant:
     prepare: Callable[[Path], object] | None = None
 
 
+_WARMING = 4  # tokens of a story
+
+
 class Seat:
     """A contestant's process, seen from the bench: stopped unless it is its turn."""
 
@@ -64,13 +67,19 @@ class Seat:
         """Let it write. Raises BenchError."""
         for process in self._processes():
             process.resume()
+        before = self._computed()
         self._line.send((work, seed))
         run: Run = self._answer()
+        run = replace(run, processor=self._computed() - before)
         self._stop()
         if run.tokens != work.readers * work.story:
             wanted = work.readers * work.story
             raise BenchError(f"{self.contestant.name}: {run.tokens} tokens instead of {wanted}")
         return run
+
+    def _computed(self) -> float:
+        times = [process.cpu_times() for process in self._processes()]
+        return sum(time.user + time.system for time in times)
 
     def _answer(self) -> Any:
         try:
@@ -135,10 +144,15 @@ def seated(contestants: Sequence[Contestant], codec: Path) -> Iterator[list[Seat
 def interleave(
     seats: Sequence[Seat], works: Sequence[Work], rounds: int
 ) -> Iterator[tuple[int, Work, Seat, Run]]:
-    """Let every contestant do every work in every round, in turns; round 0 only warms up."""
+    """Let every contestant do every work in every round, in turns.
+
+    A first round of short stories only warms up.
+    """
     for round_, work in itertools.product(range(rounds + 1), works):
         for seat in seats:
-            if not seat.contestant.queues or work.readers == 1:
-                run = seat.run(work, seed=round_)
-                if round_:
-                    yield round_, work, seat, run
+            if seat.contestant.queues and work.readers > 1:
+                continue
+            if round_:
+                yield round_, work, seat, seat.run(work, seed=round_)
+            else:
+                seat.run(replace(work, story=_WARMING), seed=0)

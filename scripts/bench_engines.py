@@ -1,7 +1,7 @@
 """Tokens a second of our engines and of others, on random weights of ruGPT-3 medium's exact shape.
 
 python -m scripts.bench_engines [--rounds 3] [--readers 1 4 8 16 32] [--vllm PROGRAM]
-    [--only ours bare one] [--work out/bench_engines] [--grow] [--out FILE]
+    [--only ours bare one] [--cores 1] [--work out/bench_engines] [--grow] [--out FILE]
 
 All of them in one run, in turns; nothing is downloaded. The bandwidth of the memory, measured in
 the same run, bounds a single reader: each token takes all weights to read. --grow measures our
@@ -11,6 +11,9 @@ environment of its own.
 """
 
 import argparse
+import os
+import signal
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,10 +44,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--readers", type=int, nargs="+", default=READERS)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="ours, bare, torch, one, …")
     parser.add_argument("--vllm", type=Path, help="the program, if vLLM takes part")
+    parser.add_argument("--cores", type=int, help="that it may use; default: all")
     parser.add_argument("--grow", action="store_true", help="ours alone, as work grows")
     parser.add_argument("--work", type=Path, default=Path("out/bench_engines"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench_engines: ended by a signal"))
+    if options.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.cores :])
     from ml.bench_model import build
 
     folder = build(options.work, **RUGPT3_MEDIUM)
@@ -145,7 +152,8 @@ def row(
     for level in levels:
         print(
             "  {readers:3} readers, {prompt} + {story} tokens: {speed:6.1f} tokens/s "
-            "({slowest:.1f} to {fastest:.1f}); first token {first_p50:.2f} s, "
+            "({slowest:.1f} to {fastest:.1f}), {per_processor_second:.1f} a second of processor; "
+            "first token {first_p50:.2f} s, "
             "p95 {first_p95:.2f} s; then {per_token:.3f} s each".format(**level)
         )
     return {
@@ -160,24 +168,25 @@ def row(
 
 def print_ratios(rows: Sequence[dict[str, Any]]) -> None:
     """Print by how many times ours is faster than each other; who queues is as fast as at 1."""
-    speeds = {
-        row["name"]: {level["readers"]: level["speed"] for level in row["levels"]} for row in rows
-    }
-    readers = list(speeds[OURS])
-    print("ours ÷ another at", *(f"{n:>7}" for n in readers))
-    for name, speed in speeds.items():
-        if name != OURS:
-            ratios = (speeds[OURS][n] / speed.get(n, speed[1]) for n in readers)
-            print(f"{name:17}", *(f"{ratio:7.2f}" for ratio in ratios))
-    (ours,) = (row for row in rows if row["name"] == OURS)
-    if 1 in readers:
-        share = speeds[OURS][1] / ours["limit_tokens_per_second"]
-        print(f"one reader gets {share:.0%} of what reading the weights allows")
+    for figure, title in (("speed", "by the clock"), ("per_processor_second", "by the processor")):
+        found = {
+            row["name"]: {level["readers"]: level[figure] for level in row["levels"]}
+            for row in rows
+        }
+        readers = list(found[OURS])
+        print(f"ours ÷ another {title}, readers:", *(f"{n:>7}" for n in readers))
+        for name, speed in found.items():
+            if name != OURS:
+                ratios = (found[OURS][n] / speed.get(n, speed[1]) for n in readers)
+                print(f"{name:>30}", *(f"{ratio:7.2f}" for ratio in ratios))
+        limit = next(row["limit_tokens_per_second"] for row in rows if row["name"] == OURS)
+        if 1 in readers:
+            print(f"one reader gets {found[OURS][1] / limit:.0%} of what the memory allows")
 
 
 def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
     """Return the options as they were given; of vLLM's place only that it has one."""
-    words = results.given(parser, options, "rounds")
+    words = results.given(parser, options, "rounds", "cores")
     if options.grow:
         return f"{words} --grow"
     if options.readers != READERS:
