@@ -176,7 +176,8 @@ async def test_waiting_for_a_line_never_blocks_the_loop() -> None:
 
 async def test_the_reader_of_a_terminal_is_his_own_admin(sqlite: Database, tmp_path: Path) -> None:
     printed = await talk(sqlite, tmp_path, "/retrain\n/model\n")
-    assert RU_ADMIN.too_few.format(minimum=100, likes=100, dislikes=100) in printed
+    least = BotSettings(_env_file=None).retrain_min_ratings
+    assert RU_ADMIN.too_few.format(minimum=least, likes=least, dislikes=least) in printed
     assert RU_ADMIN.no_versions in printed
 
 
