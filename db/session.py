@@ -5,10 +5,11 @@ async with database.write() as session: ...   # commits at the end, rolls back o
 async with database.read() as session: ...
 """
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,17 @@ class Database:
     """An engine and its two kinds of transaction.
 
     On SQLite a writer takes the write lock when it begins (BEGIN IMMEDIATE), so that it never
-    fails half-way; a reader takes none and never waits.
+    fails half-way; a reader takes none and never waits. The writers of one process take turns
+    here: SQLite has those that wait sleep and look again, ever more seldom.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._reading = engine.execution_options(**{_READ_ONLY: True})
+        one_writer = engine.dialect.name == "sqlite"
+        self._turn: AbstractAsyncContextManager[Any] = (
+            asyncio.Lock() if one_writer else nullcontext()
+        )
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -64,7 +70,11 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """Open a transaction that is committed at the end of the block."""
-        async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+        async with (
+            self._turn,
+            AsyncSession(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     async def close(self) -> None:
