@@ -56,9 +56,11 @@ class AdminTexts:
     versions: str
     no_versions: str
     active: str
+    appointed: str
     candidate: str
     retired: str
     share: str  # {percent}
+    trouble: str  # {error}
     bits: str  # {bits}
     likes: str  # {likes} {dislikes} {percent} {low} {high}
     no_likes: str
@@ -109,8 +111,8 @@ RU = AdminTexts(
         "✅ Дообучено: {name} {version}, минут: {minutes}\n"
         "Голосов {votes} от {users} читателей, 👍 {liked}, 👎 {disliked}"
     ),
-    verdict_active="Прошла все пороги и отвечает читателям.",
-    verdict_trial="Прошла все пороги и испытывается на части историй.",
+    verdict_active="Прошла все пороги; отвечать читателям будет она.",
+    verdict_trial="Прошла все пороги; будет испытана на части историй.",
     verdict_candidate="Читателям не отвечает: кандидат.",
     missed="Не прошла: {figures}. Версия хранится, но читателям отвечать не будет.",
     before="до",
@@ -128,9 +130,11 @@ RU = AdminTexts(
     versions="Версии модели",
     no_versions="Ни одной версии ещё нет: не запускался ни один процесс, который пишет.",
     active="отвечает",
+    appointed="должна отвечать",
     candidate="кандидат",
     retired="отставлена",
     share="испытание на {percent} %",
+    trouble="⚠️ не загружается: {error}",
     bits="{bits} бит/знак",
     likes="👍 {likes} 👎 {dislikes}, нравится {percent} % ({low}–{high} %)",
     no_likes="голосов нет",
@@ -143,8 +147,8 @@ RU = AdminTexts(
     all_versions="Все версии",
     try_share="Испытать на {percent} %",
     leave="Оставить кандидатом",
-    activated="Теперь отвечает {name}.",
-    shared="{name} получает {percent} % историй.",
+    activated="Отвечать будет {name}, как только загрузится; до тех пор — прежняя версия.",
+    shared="Для {name} отведено {percent} % историй.",
     share_refused="Так нельзя: это не кандидат.",
 )
 
@@ -181,8 +185,8 @@ EN = AdminTexts(
         "✅ Trained: {name} {version}, minutes: {minutes}\n"
         "{votes} votes of {users} readers, 👍 {liked}, 👎 {disliked}"
     ),
-    verdict_active="It passed every bar and answers readers.",
-    verdict_trial="It passed every bar and is tried on a part of the stories.",
+    verdict_active="It passed every bar and will answer readers.",
+    verdict_trial="It passed every bar and will be tried on a part of the stories.",
     verdict_candidate="It answers no readers: a candidate.",
     missed="Missed: {figures}. The version is kept but will not answer readers.",
     before="before",
@@ -200,9 +204,11 @@ EN = AdminTexts(
     versions="Versions of the model",
     no_versions="There is no version yet: no process that writes has been started.",
     active="answers",
+    appointed="is to answer",
     candidate="candidate",
     retired="retired",
     share="on trial for {percent} %",
+    trouble="⚠️ cannot be loaded: {error}",
     bits="{bits} bits/character",
     likes="👍 {likes} 👎 {dislikes}, liked {percent} % ({low}–{high} %)",
     no_likes="no votes",
@@ -215,8 +221,8 @@ EN = AdminTexts(
     all_versions="All versions",
     try_share="Try on {percent} %",
     leave="Leave as candidate",
-    activated="{name} answers now.",
-    shared="{name} gets {percent} % of the stories.",
+    activated="{name} answers as soon as it is loaded; until then, the version before does.",
+    shared="{percent} % of the stories are set aside for {name}.",
     share_refused="That cannot be: it is no candidate.",
 )
 

@@ -8,7 +8,7 @@ from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
 
 from bot import keyboards
 from bot.admin_texts import AdminTexts
-from bot.formatting import decimal
+from bot.formatting import decimal, shorten
 from bot.keyboards import button
 from bot.report import named
 from db.models import ModelVersion, VersionStatus
@@ -16,6 +16,7 @@ from db.versions import VersionVotes
 
 NEWEST = 8  # versions in the list, and the active one
 SHARES = (0, 10, 25, 50)  # % of the stories for a candidate
+TROUBLE = 160  # units of what keeps a version from being loaded
 TRIAL = 10  # % that are offered where a retraining is reported
 Z = 1.959964  # the normal distribution has 95 % of its mass within ±Z
 
@@ -65,10 +66,10 @@ def listing(
 
 
 def describe(row: VersionVotes, texts: AdminTexts) -> str:
-    """Return a version in three lines: name and state, figures, votes."""
+    """Return a version in three lines: name and state, figures, votes; trouble makes a fourth."""
     version, likes, dislikes = row
     status = {
-        VersionStatus.ACTIVE: f"● {texts.active}",
+        VersionStatus.ACTIVE: f"● {texts.appointed if version.trouble else texts.active}",
         VersionStatus.CANDIDATE: texts.candidate,
         VersionStatus.RETIRED: texts.retired,
     }[version.status]
@@ -87,7 +88,11 @@ def describe(row: VersionVotes, texts: AdminTexts) -> str:
             low=round(100 * low),
             high=round(100 * high),
         )
-    return f"{name_of(version)}: {status}\n{', '.join(facts)}\n{votes}"
+    lines = [f"{name_of(version)}: {status}", ", ".join(facts), votes]
+    if version.trouble:
+        error = shorten(" ".join(version.trouble.split()), TROUBLE)
+        lines.append(texts.trouble.format(error=error))
+    return "\n".join(lines)
 
 
 def card(

@@ -167,6 +167,7 @@ async def register_model(
         "prompt_characters": prompt_characters,
         "meta": dict(meta),
         "served_at": now(),
+        "trouble": None,
     }
     await lock(session, ModelVersion)  # two workers that start at once must not both be active
     statement = insert(session, ModelVersion).values(

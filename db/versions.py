@@ -119,6 +119,14 @@ async def set_share(session: AsyncSession, version_id: int, share: float) -> Non
     await _set(session, version_id, share=share)
 
 
+async def set_trouble(session: AsyncSession, version_id: int, trouble: str | None) -> None:
+    """Note what keeps a worker from loading a version, for the admins; None: it is loaded.
+
+    Of several workers the last to try has the word.
+    """
+    await _set(session, version_id, trouble=trouble)
+
+
 async def serving(session: AsyncSession) -> Sequence[ModelVersion]:
     """Return the active version, then the candidate on trial, if there is one."""
     active = ModelVersion.status == VersionStatus.ACTIVE

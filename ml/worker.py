@@ -126,7 +126,7 @@ class Worker:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._database, self._engine, self._slots = database, engine, slots
         self._sampling = sampling or Sampling()
-        self._serving = Serving(load or _load_none)
+        self._serving = Serving(load or _load_none, self._note)
         self._writings: dict[jobs.Claim, Writing] = {}
         self._tasks: dict[jobs.Claim, asyncio.Task[None]] = {}
         self._taken: set[jobs.Claim] = set()  # slots
@@ -164,6 +164,15 @@ class Worker:
                 Served(row.id, row.name, row.version, row.folder, row.share)
                 for row in await versions.serving(session)
             ]
+
+    async def _note(self, version: Served, trouble: str | None) -> None:
+        """Let the admins see why a version does not answer, or that nothing keeps it any more."""
+
+        async def change(session: AsyncSession) -> bool:
+            await versions.set_trouble(session, version.id, trouble)
+            return True
+
+        await self._settle(change)
 
     async def _work(self, until_empty: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -308,7 +317,7 @@ class Worker:
         await self._settle(lambda session: jobs.fail(session, claim, error, retry=retry))
 
     async def _settle(self, change: Callable[[AsyncSession], Awaitable[bool]]) -> bool:
-        """Commit a job's end; a database that is away for a while is asked again."""
+        """Commit what must not be lost; a database that is away for a while is asked again."""
         for pause in SETTLE_PAUSES:
             try:
                 async with self._database.write() as session:
@@ -316,7 +325,7 @@ class Worker:
             except UNAVAILABLE as error:
                 log.warning("the database does not answer: %s", error)
                 await asyncio.sleep(pause)
-        return False  # the lease runs out meanwhile: another worker writes the story
+        return False  # a job's lease runs out meanwhile: another worker writes the story
 
 
 def make_engine(settings: WorkerSettings) -> Engine:

@@ -52,6 +52,17 @@ def test_wilsons_interval_is_the_published_one(
     assert upside_down == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
+def test_what_keeps_a_version_from_being_loaded_is_said_in_one_line() -> None:
+    """The admin was told that it answers; the worker knew better."""
+    error = "models/pushkin/1f0c:\nno conversion here" + " and no torch" * 100
+    text = cards.describe(votes(VersionStatus.ACTIVE, trouble=error), RU)
+    assert text.startswith(f"pushkin 1f0c: ● {RU.appointed}\n")
+    line = text.splitlines()[-1]
+    assert line.startswith(RU.trouble.format(error="models/pushkin/1f0c: no conversion here and"))
+    assert units(line) <= cards.TROUBLE + units(RU.trouble)
+    assert RU.active in cards.describe(votes(VersionStatus.ACTIVE), RU)
+
+
 def test_the_interval_stays_within_a_share() -> None:
     for number in range(1, 200):
         for likes in (0, 1, number - 1, number):

@@ -7,6 +7,7 @@ import pytest
 from bot import keyboards
 from bot.admin_texts import RU
 from bot.texts import RU as READERS
+from db import versions
 from db.models import VersionStatus
 from db.session import Database
 from tests.admin_stand import ADMIN_ID, add_candidate, add_votes, open_admin_stand, statuses
@@ -118,6 +119,20 @@ async def test_a_candidate_gets_a_share_of_the_stories(stand: Stand, admin: User
         assert said == RU.shared.format(name=MADE, percent=percent)
         assert (await statuses(stand.database))["1f0c"] == (CANDIDATE, percent / 100)
         assert (RU.share.format(percent=percent) in message.text) == (percent > 0)
+
+
+async def test_a_version_that_no_worker_can_load_says_so(
+    stand: Stand, admin: User, made: int
+) -> None:
+    async with stand.database.write() as session:
+        await versions.activate(session, made)
+        await versions.set_trouble(session, made, "no torch here")
+    trouble = RU.trouble.format(error="no torch here")
+    message = await listing(stand, admin)
+    assert message.text.count(trouble) == 1
+    await tap(stand, admin, message, MADE)
+    assert f"● {RU.appointed}" in message.text
+    assert trouble in message.text
 
 
 async def test_the_share_of_one_candidate_ends_the_trial_of_another(

@@ -170,6 +170,15 @@ async def test_only_a_candidate_can_have_a_share(database: Database) -> None:
             await set_share(database, version_id, 0.1)
 
 
+async def test_trouble_is_noted_and_forgotten(database: Database) -> None:
+    candidate, other = [await add(database, version) for version in "23"]
+    for trouble in ("веса испорчены", None):
+        async with database.write() as session:
+            await versions.set_trouble(session, candidate, trouble)
+        assert (await read(database, candidate)).trouble == trouble
+        assert (await read(database, other)).trouble is None
+
+
 async def test_versions_are_the_newest_first(database: Database) -> None:
     first, second, third = [await add(database, version) for version in "234"]
     async with database.read() as session:

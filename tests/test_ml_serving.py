@@ -21,6 +21,7 @@ class Shelf:
         self.gate = asyncio.Event()
         self.gate.set()
         self.tried: list[int] = []
+        self.noted: list[tuple[int, str | None]] = []
 
     async def load(self, wanted: Served) -> Engine:
         self.tried.append(wanted.id)
@@ -32,9 +33,12 @@ class Shelf:
             raise EngineError("no such model")
         return Volume(self)
 
+    async def note(self, wanted: Served, trouble: str | None) -> None:
+        self.noted.append((wanted.id, trouble))
+
     def serving(self) -> Serving:
         """Begin with version 1."""
-        started = Serving(self.load)
+        started = Serving(self.load, self.note)
         self.held += 1
         started.add(version(1), Volume(self))
         return started
@@ -117,6 +121,24 @@ async def test_candidate_that_cannot_be_loaded_leaves_its_share_to_the_active_ve
     assert shelf.tried == [2, 2]
 
 
+async def test_version_that_could_not_be_loaded_is_tried_again_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was tried again only when the table had changed, and only the worker's log knew why."""
+    monkeypatch.setattr(serving, "RETRY_AFTER", 0.0)
+    shelf = Shelf(2)
+    started = shelf.serving()
+    for tries in range(1, 6):
+        await started.follow([version(2)])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if tries == 3:
+            shelf.broken = ()
+    assert shelf.tried == [2, 2, 2, 2]
+    assert shelf.noted == [(2, "no such model")] * 3 + [(2, None)]
+    assert set(writers(started, 20)) == {2}
+
+
 async def test_version_that_is_not_wanted_any_more_when_it_is_there_is_closed() -> None:
     shelf = Shelf()
     shelf.gate.clear()
@@ -134,7 +156,7 @@ async def test_mistake_in_loading_is_not_swallowed() -> None:
     async def load(wanted: Served) -> Engine:
         raise ZeroDivisionError(str(wanted))
 
-    started = Serving(load)
+    started = Serving(load, Shelf().note)
     started.add(version(1), EchoEngine())
     with pytest.raises(ZeroDivisionError):
         await started.settle([version(2)])
