@@ -30,15 +30,15 @@ Loader = Callable[[], contextlib.AbstractContextManager[Writer]]
 class Contestant:
     """An engine under a name; ``load`` is a module's function, or a partial of one.
 
-    ``bytes_per_token`` are the weights that one token takes to read. One that ``queues`` writes
-    one story at a time: it is asked for a single one, and is no faster with more. ``prepare`` is
-    called with the model's folder before anybody loads it.
+    ``bytes_per_token`` are the weights that one token takes to read. One that writes ``most``
+    stories at a time is asked for no more, and would be no faster with more. ``prepare`` is called
+    with the model's folder before anybody loads it.
     """
 
     name: str
     load: Loader
     bytes_per_token: float = 0.0
-    queues: bool = False
+    most: int = 1_000_000
     prepare: Callable[[Path], object] | None = None
 
 
@@ -150,7 +150,7 @@ def interleave(
     """
     for round_, work in itertools.product(range(rounds + 1), works):
         for seat in seats:
-            if seat.contestant.queues and work.readers > 1:
+            if work.readers > seat.contestant.most:
                 continue
             if round_:
                 yield round_, work, seat, seat.run(work, seed=round_)

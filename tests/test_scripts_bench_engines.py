@@ -69,7 +69,8 @@ def test_what_goes_wrong_in_a_contestant_is_named(ending: str, message: str) -> 
 
 def test_rounds_are_interleaved_and_the_first_only_warms_up() -> None:
     contestants = [
-        Contestant(name, partial(scripted, "well"), queues=name == "b") for name in ("a", "b")
+        Contestant("a", partial(scripted, "well")),
+        Contestant("b", partial(scripted, "well"), most=1),
     ]
     works = [Work(1), Work(4)]
     with seated(contestants, MINI / "tokenizer.json") as seats:
