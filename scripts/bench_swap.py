@@ -119,7 +119,7 @@ async def watch(
                 running = await session.execute(
                     select(Job.id, Job.partial).where(Job.status == JobStatus.RUNNING)
                 )
-                found = dict(running.tuples().all())
+                found = {row.id: row.partial for row in running}
                 queued = await session.scalar(
                     select(func.count()).where(Job.status == JobStatus.QUEUED)
                 )
