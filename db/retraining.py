@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db.models import Retraining, RetrainingStatus, UtcDateTime, now
 from db.versions import lock
 
-MAX_ATTEMPTS = 6  # it goes on where it was: one for each phase, should each meet a restart
+MAX_ATTEMPTS = 8  # it goes on where it was: more than one a phase, should each meet restarts
 LEASE = timedelta(minutes=1)  # a worker that is silent for so long has lost its retraining
 
 UNDER_WAY = (RetrainingStatus.QUEUED, RetrainingStatus.RUNNING)

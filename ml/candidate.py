@@ -29,7 +29,7 @@ from ml.models import load
 from ml.preference import PreferenceConfig, StoppedError, accuracy, prefer, rewards
 from ml.registry import Version
 from ml.scoring import score, summarise
-from ml.votes import Selection
+from ml.votes import Selection, VotesError
 
 Tell = Callable[[str, dict[str, Any]], bool]  # (phase, how far it is) -> False: stop
 
@@ -77,10 +77,10 @@ class Made:
     curves: dict[str, list[list[float]]]
 
 
-def read_config(file: Path) -> CandidateConfig:
-    """Read a recipe: the fields that differ from the defaults. Raises ValueError naming it."""
+def read_config(recipe: str) -> CandidateConfig:
+    """Read a recipe's JSON: what differs from the defaults. Raises ValueError saying what."""
     try:
-        given = json.loads(file.read_text("utf-8"))
+        given = json.loads(recipe)
         parts = CandidateConfig()
         inner = {
             name: type(getattr(parts, name))(**{**asdict(getattr(parts, name)), **given.pop(name)})
@@ -88,8 +88,8 @@ def read_config(file: Path) -> CandidateConfig:
             if name in given
         }
         return CandidateConfig(**given, **inner)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"the retraining's recipe: {error}") from error
 
 
 def make(
@@ -103,10 +103,16 @@ def make(
     *,
     root: Path = registry.ROOT,
 ) -> Made:
-    """Return the candidate. Raises StoppedError, FinetuneError, RegistryError, GenerationError."""
+    """Return the candidate.
+
+    Raises VotesError, StoppedError, FinetuneError, RegistryError, GenerationError.
+    """
     learnt, held_out = votes.split(selection.votes, config.held_out, config.seed)
     folder = registry.open_version(parent)
-    liked = [f"{vote.prompt} {vote.completion}" for vote in learnt if vote.liked]
+    # A completion begins with its own space, comma or line break, as the model wrote it.
+    liked = [vote.prompt + vote.completion for vote in learnt if vote.liked]
+    if not liked or len(liked) == len(learnt):
+        raise VotesError("with some votes held out, the others are all of one kind", 1)
     documents = _mix(liked, base.train, config)
     adapter = _sft(folder, documents, base.validation, config, work / "sft", tell_)
     rows = votes.pairs(learnt) if config.preference.loss == "dpo" else votes.unpaired(learnt)

@@ -158,7 +158,7 @@ class Metrics(TrainerCallback):
 
 def last_checkpoint(work: Path) -> Path | None:
     """Return the last checkpoint that is whole, deleting those after it that are not."""
-    while name := get_last_checkpoint(str(work)):
+    while work.is_dir() and (name := get_last_checkpoint(str(work))):
         folder = Path(name)
         try:
             TrainerState.load_from_json(str(folder / "trainer_state.json"))  # written last

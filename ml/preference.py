@@ -27,6 +27,8 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
+from ml.finetune_loop import last_checkpoint
+
 Row = dict[str, Any]
 Progress = Callable[[dict[str, Any]], bool]  # told of every step; False ends the training
 
@@ -79,6 +81,7 @@ def prefer(
         learner: Any = get_peft_model(model, shape)
     else:
         learner = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    checkpoint = last_checkpoint(work / "checkpoints")  # whole: kill -9 may leave half of another
     report = _Report(progress, work / "metrics.jsonl")
     kind: Any = DPOTrainer if config.loss == "dpo" else KTOTrainer
     trainer = kind(
@@ -88,8 +91,7 @@ def prefer(
         processing_class=tokenizer,
         callbacks=[report],
     )
-    saved = sorted((work / "checkpoints").glob("checkpoint-*/trainer_state.json"))
-    trainer.train(resume_from_checkpoint=bool(saved))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if report.stopped:
         raise StoppedError
     part = work / "adapter.part"
@@ -192,6 +194,14 @@ class _Report(TrainerCallback):
         metrics.parent.mkdir(parents=True, exist_ok=True)
         self._progress, self._metrics = progress, metrics
         self.stopped = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Drop the lines written after the checkpoint that the run goes on from."""
+        lines: list[str] = []
+        if self._metrics.exists() and state.global_step:
+            lines = self._metrics.read_text("utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        self._metrics.write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         line = {"step": state.global_step, "steps": state.max_steps, **kwargs["logs"]}

@@ -195,11 +195,12 @@ def _merge(version: Version, root: Path) -> Path:
     parent = version.meta.get("parent")
     if not isinstance(parent, str) or parent.count("/") != 1:
         raise RegistryError(f"{version.folder / 'meta.json'}: an adapter must name its parent")
-    base = resolve(root, *parent.split("/"))
-    target = root / version.name / f".merged-{base.version}-{version.version}"
+    # What was merged once outlives its parent: the model that ships may have been replaced.
+    target = root / version.name / f".merged-{parent.split('/')[1]}-{version.version}"
     if target.exists():
         verify(target)
         return target
+    base = resolve(root, *parent.split("/"))
     verify(base.folder)
     base_folder = _merge(base, root) if base.is_adapter else base.folder
     with _whole(target) as part:

@@ -7,6 +7,7 @@ at the next step; what it was at goes on when it is started again, as after kill
 """
 
 import asyncio
+import json
 import logging
 import os
 import secrets
@@ -14,16 +15,19 @@ import shutil
 import signal
 import socket
 import sys
-import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import queries, retraining, versions
 from db.migrate import upgrade
-from db.models import ModelVersion, Retraining
+from db.models import Retraining, now
 from db.session import UNAVAILABLE, Database, DatabaseError, DatabaseSettings, connect
 from db.settings import Settings, SettingsError
 from ml import conversion, corpus, registry, texts
@@ -32,10 +36,14 @@ from ml.worker import WorkerSettings
 
 if TYPE_CHECKING:
     from ml.candidate import CandidateConfig, Made
+    from ml.plan import Parent, Plan
     from ml.votes import Selection
 
+T = TypeVar("T")
+
 TICK = 1.0  # seconds between looks for a retraining, and between its reports
-SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to note a failure
+ALL = 1_000_000  # versions
+SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries of the database
 PROMPTS = Path(__file__).parent / "data" / "prompts.json"
 INSTALL = "pip install -c constraints.txt -e '.[train]'"
 STORIES = Path(__file__).parent / "data" / "sample_stories.jsonl"
@@ -58,6 +66,10 @@ class RetrainSettings(Settings):
 
 class RetrainError(Exception):
     """What an admin must mend before a retraining can go on: one line."""
+
+
+class AwayError(Exception):
+    """The database stays away."""
 
 
 class _State:
@@ -112,42 +124,46 @@ class Retrainer:
         self._state = _State()
         work = self._settings.retrain_work / str(row.id)
         try:
+            await self._attempt(row, held, work)
+        except AwayError as error:  # the lease runs out; whoever claims it then goes on
+            log.error("retraining %d: %s", row.id, error)
+
+    async def _attempt(self, row: Retraining, held: dict[str, Any], work: Path) -> None:
+        try:
             if missing := _missing():
                 raise RetrainError(f"no {', '.join(missing)} here; install with: {INSTALL}")
-            config, selection, parent = await self._prepare(row, work)
-            started = time.monotonic()
+            plan, config, selection = await self._prepare(row, work)
             training = asyncio.create_task(
-                asyncio.to_thread(self._train, config, selection, parent, work)
+                asyncio.to_thread(self._train, config, selection, plan.parent, work)
             )
             while not training.done():
                 await self._beat(held)
                 await asyncio.wait([training], timeout=TICK)
-            made = await training
-            minutes = (time.monotonic() - started) / 60
-            await self._close(held, row, made, config, parent, selection, minutes, work)
+            await self._close(held, row, await training, plan, config, selection, work)
+        except AwayError:
+            raise
         except _stopped():
             log.info("retraining %d was stopped", row.id)
             if self._stopping:  # whoever is started next goes on with it
-                async with self._database.write() as session:
-                    await retraining.release(session, **held)
+                await self._settle(lambda session: retraining.release(session, **held))
             else:  # cancelled: nobody does
                 shutil.rmtree(work, ignore_errors=True)
         except Exception as error:  # whatever it was, the admin hears of it and readers do not
             log.exception("retraining %d", row.id)
-            await self._fail(held, _line(error))
+            line = _line(error)
+            await self._settle(lambda session: retraining.fail(session, **held, error=line))
             shutil.rmtree(work, ignore_errors=True)  # nobody goes on with it; the disk may be full
 
-    async def _fail(self, held: dict[str, Any], line: str) -> None:
-        """Note why it failed; a database that is away for a while is asked again."""
+    async def _settle(self, change: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        """Ask and change the database; one that is away for a while is asked again."""
         for pause in SETTLE_PAUSES:
             try:
                 async with self._database.write() as session:
-                    await retraining.fail(session, **held, error=line)
+                    return await change(session)
             except UNAVAILABLE as error:
                 log.warning("the database does not answer: %s", error)
                 await asyncio.sleep(pause)
-            else:
-                return
+        raise AwayError
 
     async def _beat(self, held: dict[str, Any]) -> None:
         """Report, and learn whether to go on."""
@@ -164,31 +180,51 @@ class Retrainer:
 
     async def _prepare(
         self, row: Retraining, work: Path
-    ) -> tuple["CandidateConfig", "Selection", ModelVersion | None]:
-        """Read the votes once; a run that goes on keeps those it began with."""
-        from ml import votes
+    ) -> tuple["Plan", "CandidateConfig", "Selection"]:
+        """Return what the first attempt began with, unless a vote was taken back since."""
+        from ml import plan, votes
         from ml.candidate import read_config
 
-        config = read_config(self._settings.retrain_recipe)
-        file = work / "votes.json"
-        async with self._database.read() as session:
-            parent = await queries.speaking_model(session)
-            rated = [] if file.exists() else await queries.rated(session)
+        rated = await self._settle(queries.rated)
+        speaking = await self._settle(queries.speaking_model)
+        known = await self._settle(lambda session: versions.versions(session, ALL))
+        if speaking is None:
+            raise RetrainError("no version answers readers yet: start a worker")
+        parent = plan.Parent(
+            id=speaking.id,
+            name=speaking.name,
+            version=speaking.version,
+            folder=speaking.folder,
+            prompt_tokens=speaking.prompt_tokens,
+            prompt_characters=speaking.prompt_characters,
+        )
 
-        def select() -> "Selection":
-            if not file.exists():
-                votes.save([votes.vote(**vars(vote)) for vote in rated if vote.consent], file)
-            minimum = row.settings.get("minimum", 1)
-            return votes.select(votes.load(file), cap=config.cap, minimum=minimum)
+        def begin() -> tuple["Plan", "CandidateConfig", "Selection"]:
+            allowed = [votes.vote(**vars(vote)) for vote in rated if vote.consent]
+            begun = plan.load(work)
+            if begun is None or not begun.voters() <= _voters(rated):
+                shutil.rmtree(work, ignore_errors=True)
+                recipe = self._settings.retrain_recipe.read_text("utf-8")
+                begun = plan.Plan(parent, recipe, row.settings.get("minimum", 1), tuple(allowed))
+                read_config(recipe)
+                plan.save(begun, work)
+            config = read_config(begun.recipe)
+            return begun, config, votes.select(begun.votes, cap=config.cap, minimum=begun.minimum)
 
-        return config, await asyncio.to_thread(select), parent
+        begun, config, selection = await asyncio.to_thread(begin)
+        same = {
+            "parent": f"{begun.parent.name}/{begun.parent.version}",
+            "data_sha256": votes.digest(selection.votes),
+            "config": json.loads(json.dumps(asdict(config))),
+        }
+        for version in known:
+            if all(version.meta.get(key) == value for key, value in same.items()):
+                name = f"{version.name} {version.version}"
+                raise RetrainError(f"{name} was made of these very votes already")
+        return begun, config, selection
 
     def _train(
-        self,
-        config: "CandidateConfig",
-        selection: "Selection",
-        parent: ModelVersion | None,
-        work: Path,
+        self, config: "CandidateConfig", selection: "Selection", parent: "Parent", work: Path
     ) -> "Made":
         """Make the candidate; in a thread of its own."""
         from ml import candidate, judges
@@ -214,58 +250,86 @@ class Retrainer:
         made = candidate.make(
             version, selection, base, found, config, work, self._state.tell, root=settings.models
         )
-        _convert(registry.open_version(made.version))
+        if not made.reasons:
+            _convert(registry.open_version(made.version))
         return made
 
-    def _version(self, row: ModelVersion | None) -> Version:
-        """Return the version that answers readers now."""
-        if row is not None and row.folder is not None:
-            return registry.resolve(self._settings.models, row.name, row.version)
+    def _version(self, parent: "Parent") -> Version:
+        """Return the version that answered readers when the retraining began."""
+        if parent.folder is not None:
+            return registry.resolve(self._settings.models, parent.name, parent.version)
         folder = Path(self._model)  # what the worker was started with
+        if not folder.is_dir():
+            raise RetrainError(
+                f"MODEL is {self._model}, no folder: a retraining begins with a model on this "
+                "machine; make one with: python -m scripts.finetune"
+            )
         if folder.resolve() == registry.BUNDLED.resolve():
-            return registry.bundled()
-        return registry.publish(folder, folder.name, {}, self._settings.models)
+            version = registry.bundled()
+        else:
+            version = registry.publish(folder, parent.name, {}, self._settings.models)
+        if (version.name, version.version) != (parent.name, parent.version):
+            raise RetrainError(
+                f"MODEL is {version.name} {version.version} here, but {parent.name} "
+                f"{parent.version} answers readers"
+            )
+        return version
 
     async def _close(
         self,
         held: dict[str, Any],
         row: Retraining,
         made: "Made",
+        plan: "Plan",
         config: "CandidateConfig",
-        parent: ModelVersion | None,
         selection: "Selection",
-        minutes: float,
         work: Path,
     ) -> None:
         """Enter the version and what is to become of it, in one transaction."""
         from ml.candidate import report
+        from ml.plan import tidy
         from ml.plots import write_losses
 
-        verdict = "candidate" if made.reasons else ("trial" if config.trial else "active")
-        shown = {**report(made, selection, minutes, verdict)}
         picture = (work / "loss.png").resolve()
         write_losses(made.curves, picture)
-        shown["picture"] = str(picture)
-        async with self._database.write() as session:
+        assert row.started_at is not None, f"retraining {row.id} was not claimed"
+        minutes = (now() - row.started_at).total_seconds() / 60
+
+        async def enter(session: AsyncSession) -> str:
+            if not plan.voters() <= _voters(await queries.rated(session)):
+                raise RetrainError("a vote was taken back meanwhile: ask for the retraining again")
+            speaking = await queries.speaking_model(session)
+            chosen = speaking is not None and speaking.id == plan.parent.id
+            verdict = "trial" if config.trial else "active"
+            if made.reasons or not chosen:  # an admin's choice since then is not overruled
+                verdict = "candidate"
             version = await versions.add_candidate(
                 session,
                 name=made.version.name,
                 version=made.version.version,
                 folder=str(made.version.folder),
-                parent_id=parent.id if parent else None,
-                prompt_tokens=parent.prompt_tokens if parent else 300,
-                prompt_characters=parent.prompt_characters if parent else 1000,
+                parent_id=plan.parent.id,
+                prompt_tokens=plan.parent.prompt_tokens,
+                prompt_characters=plan.parent.prompt_characters,
                 meta=dict(made.version.meta),
             )
+            shown = {**report(made, selection, minutes, verdict), "picture": str(picture)}
             if not await retraining.finish(session, **held, report=shown, version_id=version.id):
                 raise _stopped()[0]  # cancelled at the last moment: the version is not entered
             if verdict == "active":
                 await versions.activate(session, version.id)
             elif verdict == "trial":
                 await versions.set_share(session, version.id, config.trial)
+            return verdict
+
+        verdict = await self._settle(enter)
         log.info("retraining %d: %s %s", row.id, made.version.version, verdict)
-        for rest in ("sft", "preference", "merged"):
-            shutil.rmtree(work / rest, ignore_errors=True)
+        tidy([work])
+
+
+def _voters(rated: Sequence[queries.RatedStory]) -> set[tuple[int, int]]:
+    """Return who voted on what and may be learnt from, as ids of generation and reader."""
+    return {(vote.generation_id, vote.user_id) for vote in rated if vote.consent}
 
 
 def _convert(model: Path) -> None:
@@ -273,7 +337,10 @@ def _convert(model: Path) -> None:
     from ml.engine_torch import sees_cuda
 
     if find_spec("openvino_genai") and not sees_cuda() and conversion.convertible(model):
-        conversion.open_conversion(model)
+        try:
+            conversion.open_conversion(model)
+        except conversion.ConversionError as error:  # the worker will say so, too
+            log.error("%s", error)
 
 
 def _missing() -> list[str]:
@@ -298,12 +365,27 @@ def _line(error: Exception) -> str:
     return words if words and ours else f"{type(error).__name__}: {words}".rstrip(": ")
 
 
+async def clean(database: Database, folder: Path) -> None:
+    """Delete what retrainings that are over have left: readers' votes, unfinished weights."""
+    from ml.plan import tidy
+
+    async with database.read() as session:
+        going = await session.scalars(
+            select(Retraining.id).where(Retraining.status.in_(retraining.UNDER_WAY))
+        )
+        kept = {str(number) for number in going}
+    await asyncio.to_thread(
+        lambda: tidy(work for work in folder.glob("*") if work.is_dir() and work.name not in kept)
+    )
+
+
 async def serve(settings: RetrainSettings) -> None:
     """Wait for retrainings until a signal ends it."""
     database = connect(DatabaseSettings.load().database_url)
     try:
         await upgrade(database)
         await asyncio.to_thread(registry.clean, settings.models)
+        await clean(database, settings.retrain_work)
         retrainer = Retrainer(database, settings, model=WorkerSettings.load().model)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,7 +5,7 @@
     train, held_out = split(chosen.votes, share_held_out=0.2, seed=1799)
     unpaired(train), pairs(train), report(chosen)
 
-Rows and reports are without their readers' ids; only what ``save`` keeps has them.
+Rows and reports are without their readers' ids; only ``as_json`` has them.
 """
 
 import hashlib
@@ -15,11 +15,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from ml.duplicates import DuplicateIndex
-from ml.results import write_text
 
 CAP = 200  # votes of one reader: no taste of a single man
 
@@ -177,17 +175,15 @@ def report(selection: Selection) -> dict[str, Any]:
     }
 
 
-def save(votes: Sequence[Vote], file: Path) -> None:
-    """Keep votes as JSON, with their readers: for a run that goes on, not to be handed out."""
-    lines = [{**asdict(vote), "created_at": vote.created_at.isoformat()} for vote in votes]
-    write_text(file, json.dumps(lines, ensure_ascii=False) + "\n")
+def as_json(votes: Sequence[Vote]) -> list[Row]:
+    """Return votes as JSON has them, with their readers: not to be handed out."""
+    return [{**asdict(vote), "created_at": vote.created_at.isoformat()} for vote in votes]
 
 
-def load(file: Path) -> list[Vote]:
-    """Read what ``save`` wrote."""
-    lines = json.loads(file.read_text("utf-8"))
+def from_json(rows: Sequence[Row]) -> list[Vote]:
+    """Return the votes of ``as_json``."""
     return [
-        Vote(**{**line, "created_at": datetime.fromisoformat(line["created_at"])}) for line in lines
+        Vote(**{**row, "created_at": datetime.fromisoformat(row["created_at"])}) for row in rows
     ]
 
 

@@ -3,9 +3,9 @@
 python -m scripts.simulate_votes [--votes 640] [--readers 20] [--noise 0.1] [--tokens 160]
     [--model ml/pretrained/pushkin-mini] [--shuffled]
 
-Writes to DATABASE_URL, through the queue's own functions. The readers like short sentences and no
-repetition (ml.taste), slip now and then, and have consented. --shuffled deals the same votes out at
-random: what a retraining makes of them must not pass its gate.
+Writes to DATABASE_URL, unless real readers use it, through the queue's own functions. The readers
+like short sentences and no repetition (ml.taste), slip now and then, and have consented. --shuffled
+deals the same votes out at random: what a retraining makes of them must not pass its gate.
 """
 
 import argparse
@@ -14,17 +14,18 @@ import random
 from pathlib import Path
 from statistics import fmean
 
+from sqlalchemy import func, select
 from tqdm import tqdm
 
 from db import jobs, queries
 from db.migrate import upgrade
-from db.models import now
+from db.models import User, now
 from db.session import Database, DatabaseError, DatabaseSettings, connect
 from db.settings import SettingsError
 from ml import taste, texts
 from ml.decoding import trim
-from ml.engine import Engine, EngineError, Request, Sampling
-from ml.engine_torch import TorchEngine
+from ml.engine import EchoEngine, Engine, EngineError, Request, Sampling
+from ml.worker import WorkerSettings, make_engine
 
 THEMES = Path("ml/data/themes.json")
 VARIANTS = 4  # of each opening
@@ -52,9 +53,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 async def simulate(options: argparse.Namespace) -> None:
     database = connect(DatabaseSettings.load().database_url)
-    engine = TorchEngine(options.model, slots=SLOTS)
+    engine: Engine = EchoEngine()  # until there is a reason to load the model
     try:
         await upgrade(database)
+        await _refuse_readers(database)
+        engine = make_engine(
+            WorkerSettings.load().model_copy(update={"model": options.model, "slots": SLOTS})
+        )
         await engine.start()
         openings = _openings(options.votes, options.seed)
         stories = await _write(engine, openings, options)
@@ -69,6 +74,16 @@ async def simulate(options: argparse.Namespace) -> None:
         await database.close()
     length = fmean(map(taste.sentence_length, stories))
     print(f"{len(liked)} votes, {sum(liked)} likes; {length:.1f} words a sentence")
+
+
+async def _refuse_readers(database: Database) -> None:
+    """Raise SystemExit for a database that real readers use."""
+    async with database.read() as session:
+        real = await session.scalar(
+            select(func.count()).select_from(User).where(User.id < _FIRST_READER)
+        )
+    if real:
+        raise SystemExit("the database has readers of its own: name another by DATABASE_URL")
 
 
 def _openings(count: int, seed: int) -> list[str]:
@@ -88,7 +103,7 @@ async def _write(engine: Engine, openings: list[str], options: argparse.Namespac
             stream = await engine.submit(request)
             text = "".join([piece async for piece in stream])
             bar.update()
-            return trim(text).strip() or text.strip() or "…"
+            return trim(text).rstrip() or "…"  # with the space or comma that it begins with
 
     with bar:
         return await asyncio.gather(*(write(n, opening) for n, opening in enumerate(openings)))
@@ -128,9 +143,10 @@ async def _store(
                 request_message_id=options.seed * 1_000_000 + number,
                 prompt=opening,
             )
-            [claimed] = await jobs.claim(session, "simulation", 1)
-            assert claimed.id == job.id, f"job {claimed.id} of somebody else waits"
-            claim = jobs.Claim(job.id, "simulation", claimed.attempts)
+            claimed = await jobs.claim(session, "simulation", 1)
+            if [one.id for one in claimed] != [job.id]:
+                raise SystemExit("these votes are there already: another --seed makes others")
+            claim = jobs.Claim(job.id, "simulation", claimed[0].attempts)
             answer = jobs.Answer(
                 text=story,
                 model_version_id=version,

@@ -1,5 +1,6 @@
 """Learning from votes, at toy size: what is liked becomes likelier, and a killed run goes on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,13 @@ def test_stopped_training_goes_on_from_its_checkpoint(folder: Path, tmp_path: Pa
         steps.append(line["step"])
         return True
 
+    # A kill left half of a checkpoint: it is none.
+    (tmp_path / "work/checkpoints/checkpoint-8").mkdir()
     prefer(folder, None, ROWS, CONFIG, tmp_path / "work", on)
     assert steps == list(range(7, 25))  # the last checkpoint was of step 6
+    lines = (tmp_path / "work/metrics.jsonl").read_text("utf-8").splitlines()
+    told = [line["step"] for line in map(json.loads, lines) if "loss" in line]
+    assert told == list(range(1, 25))  # no step twice
 
 
 def test_adapter_that_is_gone_on_from_is_the_model_to_stay_near(

@@ -246,6 +246,9 @@ def test_an_adapter_is_small_and_opens_as_base_and_adapter_together(
     stamp = (folder / "model.safetensors").stat().st_mtime_ns
     assert registry.open_version(version) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp, "merged a second time"
+    shutil.rmtree(parent.folder)  # the model that ships is replaced by an update
+    assert registry.open_version(version) == folder
+    registry.publish(source, "toy", {}, root)
     shutil.rmtree(folder)  # a cache
     assert registry.open_version(version) == folder
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from db import jobs, queries, retraining, versions
 from db.models import ModelVersion, Retraining, VersionStatus, now
 from db.session import UNAVAILABLE, Database
-from ml import gate, registry, retrain
+from ml import gate, registry, retrain, votes
 from ml.candidate import Made
 from ml.checkpoint import export
 from ml.finetune_loop import FinetuneError
@@ -221,7 +222,9 @@ async def test_votes_without_consent_reach_no_file(
 
     def train(*given: Any) -> Made:
         work: Path = given[-1]
-        kept.extend(line["prompt"] for line in json.loads((work / "votes.json").read_text("utf-8")))
+        kept.extend(
+            line["prompt"] for line in json.loads((work / "plan.json").read_text("utf-8"))["votes"]
+        )
         return made(tmp_path, reasons=[])
 
     await vote(database, 77, liked=True, consent=False)
@@ -312,7 +315,7 @@ async def test_run_that_a_signal_stopped_is_gone_on_with(
             while self._state.tell("sft", {"step": 1}):
                 pass
             raise StoppedError
-        assert (given[-1] / "votes.json").exists()  # the votes it began with
+        assert (given[-1] / "plan.json").exists()  # the votes it began with
         return made(tmp_path, reasons=[])
 
     monkeypatch.setattr(Retrainer, "_train", train)
@@ -326,3 +329,208 @@ async def test_run_that_a_signal_stopped_is_gone_on_with(
     await Retrainer(database, settings).run(until_empty=True)
     row = await end(database)
     assert (row.status, row.attempts) == ("done", 1)
+
+
+class GoneError(BaseException):
+    """Stands for kill -9: nothing in the process handles it."""
+
+
+class Killed:
+    """A training that a kill cuts off at its first attempt; later attempts reach their end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.attempts: list[tuple[Any, Any]] = []  # parent, votes
+
+    def __call__(self, *given: Any) -> Made:
+        _, _, selection, parent, work = given
+        self.attempts.append((parent, selection.votes))
+        (work / "loss.json").write_text("{}", "utf-8")
+        if len(self.attempts) == 1:
+            raise GoneError
+        return made(self.folder, reasons=[])
+
+
+async def kill_first(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> Killed:
+    """Let a retraining's first attempt be killed; its lease is over."""
+    training = Killed(folder)
+    monkeypatch.setattr(Retrainer, "_train", lambda *given: training(*given))
+    monkeypatch.setattr(retrain, "TICK", 0.01)
+    for number in range(6):
+        await vote(database, number, liked=number % 2 == 0)
+    await ask(database)
+    with pytest.raises(GoneError):
+        await Retrainer(database, settings).run(until_empty=True)
+    async with database.write() as session:
+        row = await retraining.latest(session)
+        assert row is not None
+        row.lease_until = now() - retraining.LEASE
+    return training
+
+
+async def add_version(database: Database, version: str, *, active: bool) -> None:
+    async with database.write() as session:
+        row = await versions.add_candidate(
+            session,
+            name="toy",
+            version=version,
+            folder=f"models/toy/{version}",
+            parent_id=None,
+            prompt_tokens=300,
+            prompt_characters=900,
+            meta={},
+        )
+        if active:
+            await versions.activate(session, row.id)
+
+
+async def test_attempt_after_a_kill_goes_on_with_the_parent_and_recipe_it_began_with(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An adapter trained on one version was merged into whichever was active by then."""
+    training = await kill_first(database, settings, monkeypatch, tmp_path)
+    await add_version(database, "777788889999", active=True)
+    settings.retrain_recipe.write_text('{"cap": 1}', "utf-8")
+    await Retrainer(database, settings).run(until_empty=True)
+    row = await end(database)
+    assert row.status == "done"
+    (before, some), (after, same) = training.attempts
+    assert before == after
+    assert after.version == "111122223333"
+    assert some == same
+    assert row.report is not None
+    assert row.report["verdict"] == "candidate"  # an admin's choice since then is not overruled
+    assert (await active(database)).version == "777788889999"
+
+
+async def test_withdrawn_consent_begins_a_killed_retraining_anew(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    await vote(database, 98, liked=True, consent=False)
+    await vote(database, 99, liked=False, consent=False)
+    async with database.write() as session:
+        await queries.set_consent(session, READER + 1, True)
+    training = await kill_first(database, settings, monkeypatch, tmp_path)
+    async with database.write() as session:
+        await queries.set_consent(session, READER + 1, False)
+    await Retrainer(database, settings).run(until_empty=True)
+    (_, eight), (_, six) = training.attempts
+    assert (len(eight), len(six)) == (8, 6)
+
+
+async def test_consent_withdrawn_while_it_trains_keeps_the_version_out(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def withdraw() -> None:
+        async with database.write() as session:
+            await queries.set_consent(session, READER, False)
+
+    def train(*_: object) -> Made:
+        asyncio.run_coroutine_threadsafe(withdraw(), loop).result()
+        return made(tmp_path, reasons=[])
+
+    row = await carry_out(database, settings, train, monkeypatch)
+    assert row.status == "failed"
+    assert "taken back" in (row.error or "")
+    assert (await active(database)).version == "111122223333"
+
+
+async def test_readers_votes_are_deleted_when_it_is_over(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = await carry_out(database, settings, lambda *_: made(tmp_path, reasons=[]), monkeypatch)
+    work = settings.retrain_work / str(row.id)
+    assert [file.name for file in work.iterdir()] == ["loss.png"]
+
+
+async def test_what_a_lost_retraining_left_is_deleted_at_the_next_start(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    await kill_first(database, settings, monkeypatch, tmp_path)
+    row = await end(database)
+    work = settings.retrain_work / str(row.id)
+    await retrain.clean(database, settings.retrain_work)
+    assert (work / "plan.json").exists()  # it is to go on
+    async with database.write() as session:
+        assert await retraining.cancel(session, row.id)
+    await retrain.clean(database, settings.retrain_work)
+    assert not work.exists()
+
+
+async def test_a_hub_model_is_refused_in_clear_words(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"corpus": tmp_path})
+    monkeypatch.setattr(retrain, "TICK", 0.01)
+    for number in range(6):
+        await vote(database, number, liked=number % 2 == 0)
+    await ask(database)
+    retrainer = Retrainer(database, settings, model="ai-forever/rugpt3medium_based_on_gpt2")
+    await retrainer.run(until_empty=True)
+    assert "python -m scripts.finetune" in ((await end(database)).error or "")
+
+
+async def test_another_model_than_the_one_that_answers_is_not_trained(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"corpus": tmp_path})
+    monkeypatch.setattr(retrain, "TICK", 0.01)
+    for number in range(6):
+        await vote(database, number, liked=number % 2 == 0)
+    await ask(database)
+    await Retrainer(database, settings).run(until_empty=True)  # MODEL is what ships
+    assert "but toy 111122223333 answers readers" in ((await end(database)).error or "")
+
+
+async def test_the_same_votes_make_no_second_version(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def train(*given: Any) -> Made:
+        _, config, selection, parent, _ = given
+        meta = {
+            "parent": f"{parent.name}/{parent.version}",
+            "data_sha256": votes.digest(selection.votes),
+            "config": asdict(config),
+        }
+        one = made(tmp_path, reasons=["sentence_end"])
+        return replace(one, version=Version("toy", "aaaabbbbcccc", tmp_path, meta))
+
+    await carry_out(database, settings, train, monkeypatch)
+    await ask(database)
+    await Retrainer(database, settings).run(until_empty=True)
+    assert "aaaabbbbcccc was made of these very votes" in ((await end(database)).error or "")
+
+
+async def test_a_database_that_is_away_at_the_end_costs_no_training(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    finish, calls = retraining.finish, []
+
+    async def busy_once(*given: Any, **named: Any) -> bool:
+        calls.append(named)
+        if len(calls) == 1:
+            raise UNAVAILABLE[0]("busy", None, Exception("busy"))
+        return await finish(*given, **named)
+
+    monkeypatch.setattr(retraining, "finish", busy_once)
+    monkeypatch.setattr(retrain, "SETTLE_PAUSES", (0.01, 0.01))
+    row = await carry_out(database, settings, lambda *_: made(tmp_path, reasons=[]), monkeypatch)
+    assert (row.status, len(calls)) == ("done", 2)
+
+
+async def test_a_database_that_stays_away_leaves_the_work_for_the_next_attempt(
+    database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def busy(*_: Any, **__: Any) -> bool:
+        raise UNAVAILABLE[0]("busy", None, Exception("busy"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retraining, "finish", busy)
+        patch.setattr(retrain, "SETTLE_PAUSES", (0.01, 0.01))
+        row = await carry_out(database, settings, lambda *_: made(tmp_path, reasons=[]), patch)
+    assert row.status == "running"
+    assert (settings.retrain_work / str(row.id) / "plan.json").exists()
