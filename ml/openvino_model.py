@@ -9,8 +9,6 @@ predicts our sample stories at most 1 % worse than the original does; if not, fp
 Shapes: B sequences, T new tokens, P tokens in the cache, H heads of width D, V vocabulary.
 """
 
-import contextlib
-import io
 import json
 import math
 import time
@@ -31,6 +29,7 @@ from ml.evaluate import bits_per_character
 from ml.gpt import CausalLM
 from ml.openvino_batch import MODEL, properties
 from ml.openvino_quiet import openvino
+from ml.openvino_weights import save
 
 FORMATS = ("int8", "fp16", "fp32")  # of the weights, the smallest first; the last loses nothing
 LOSS = 0.01  # by how much more bits per character a smaller format may serve
@@ -81,7 +80,7 @@ def _write(model: Path, part: Path, formats: Sequence[str], loss: float) -> dict
     log.info("the original: %.4f bits per character", bits["original"])
     exported = export(original)
     for form in formats:
-        _save(exported, part / MODEL, form)
+        save(exported, part / MODEL, form)
         for group in _groups(original) if form == "int8" else [GROUP]:
             name = form if group == GROUP else f"{form} in groups of {group}"
             bits[name] = measure(Converted(part / MODEL, group))
@@ -117,17 +116,6 @@ def _groups(model: PreTrainedModel) -> list[int]:
 def _stories() -> list[str]:
     lines = STORIES.read_text("utf-8").splitlines()[:_DOCUMENTS]
     return [json.loads(line)["text"][:_CHARACTERS] for line in lines]
-
-
-def _save(exported: openvino.Model, file: Path, form: str) -> None:
-    model = exported.clone()
-    if form == "int8":
-        import nncf
-
-        nncf.set_log_level(30)
-        with contextlib.redirect_stdout(io.StringIO()):  # its progress bar
-            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    openvino.save_model(model, file, compress_to_fp16=form == "fp16")
 
 
 def export(model: PreTrainedModel) -> openvino.Model:

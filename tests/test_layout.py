@@ -27,10 +27,10 @@ MODELS = {
 }
 DOORS = {
     "torch": {f"ml.{name}" for name in MODELS | {"engine_torch", "openvino_model", "processors"}}
-    | {"ml.bench_model", "ml.bench_others"},
+    | {"ml.bench_forms", "ml.bench_model", "ml.bench_others"},
     "openai": {"ml.synthetic", "ml.completions"},
     "openvino": {"ml.openvino_quiet", "ml.openvino_model"},
-    "nncf": {"ml.openvino_model"},
+    "nncf": {"ml.openvino_weights"},
     "matplotlib": {"ml.plots_style"},
     "sklearn": {"ml.authors"},
     "optuna": {"ml.search"},
