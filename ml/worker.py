@@ -356,8 +356,9 @@ def _import_engine(kind: str, settings: WorkerSettings) -> Engine:
             context=settings.engine_context,
         )
     if kind == "openvino":
-        if not find_spec("openvino_genai"):
-            raise ModuleNotFoundError(name="openvino_genai")
+        for library in ("numpy", "openvino_genai", "tokenizers"):
+            if not find_spec(library):
+                raise ModuleNotFoundError(name=library)
         # It holds Python's lock while it steps.
         return Apart("ml.openvino_apart:SteppingEngine", settings.model, slots=settings.slots)
     from ml.engine_torch import TorchEngine

@@ -245,10 +245,10 @@ def test_it_serves_without_torch(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
 from ml.engine import Request, Sampling
-from ml.worker import WorkerSettings, make_engine
+from ml.openvino_apart import SteppingEngine  # what the worker starts in a process of its own
 
 async def main():
-    engine = make_engine(WorkerSettings(_env_file=None, device="cpu", model=sys.argv[1]))
+    engine = SteppingEngine(sys.argv[1])
     await engine.start()
     stream = await engine.submit(Request("Мороз", sampling=Sampling(max_tokens=5)))
     assert [piece async for piece in stream]
@@ -300,7 +300,7 @@ def test_auto_takes_the_fastest_that_is_here(
 @pytest.mark.parametrize(
     ("engine", "module", "extra"),
     [
-        ("openvino", "openvino_batch", "worker"),
+        ("openvino", "openvino_batch", "worker"),  # asked for by find_spec: it is another process's
         ("torch", "processors", "torch"),
         ("openai", "completions", "remote"),
     ],
@@ -311,5 +311,6 @@ def test_an_engine_that_is_not_installed_says_how_to(
     monkeypatch.delitem(sys.modules, f"ml.engine_{engine}", raising=False)
     monkeypatch.setitem(sys.modules, f"ml.{module}", None)
     monkeypatch.delattr(f"ml.{module}", raising=False)  # ``from ml import`` finds it there
+    monkeypatch.setattr(worker, "find_spec", lambda _: None)
     with pytest.raises(EngineError, match=rf"install with: pip [^\n]+-e '\.\[{extra}\]'$"):
         make_engine(WorkerSettings(_env_file=None, engine=engine))
