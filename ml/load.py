@@ -16,11 +16,12 @@ import random
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
+from typing import Any
 
 import psutil
 
@@ -124,6 +125,11 @@ async def write_all(engine: Engine, asked: Sequence[Story], at_once: int) -> tup
     return tokens, time.perf_counter() - started
 
 
+def _cpu(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 @dataclass
 class WorkerProcess:
     """A worker that is ready, and how long it took from its process's start."""
@@ -131,6 +137,11 @@ class WorkerProcess:
     process: asyncio.subprocess.Process
     ready_seconds: float
     log: deque[str]
+
+    def cpu(self) -> tuple[float, float]:
+        """Return the seconds of processor time of the worker itself and of its engine's process."""
+        children = psutil.Process(self.process.pid).children()
+        return _cpu(self.process.pid), sum(_cpu(child.pid) for child in children)
 
     def rss(self) -> int:
         """Return the resident memory of the process and its children, in bytes."""
@@ -190,3 +201,42 @@ async def started_worker(folder: Path, environment: dict[str, str]) -> AsyncIter
 async def _drain(lines: asyncio.StreamReader, log: deque[str]) -> None:
     async for line in lines:
         log.append(line.decode())
+
+
+Written = Callable[[Sequence[Story]], Awaitable[tuple[int, float]]]  # tokens and seconds
+
+
+async def compare(
+    rounds: Sequence[Sequence[Story]], bare: Written, service: Written, worker: WorkerProcess
+) -> dict[str, Any]:
+    """Let two write the same stories in turns, the first round to warm up; print and return
+    tokens a second, their ratios, and tokens a second of processor time of what runs the engine.
+
+    Where others want the processor too, the latter says what the ratio would be without them: the
+    worker's own share of a core needs another core.
+    """
+    found: dict[str, list[float]] = {
+        name: [] for name in ("bare", "service", "ratios", "cpu_ratios", "worker_cores")
+    }
+    for number, asked in enumerate(rounds):
+        row: dict[str, float] = {}
+        for name, write in (("bare", bare), ("service", service))[:: -1 if number % 2 else 1]:
+            here, own, children = _cpu(os.getpid()), *worker.cpu()
+            tokens, seconds = await write(asked)
+            engine = (_cpu(os.getpid()) - here) if name == "bare" else worker.cpu()[1] - children
+            row[name], row[f"{name}_cpu"] = tokens / seconds, tokens / max(engine, 0.01)
+            if name == "service":
+                row["worker_cores"] = (worker.cpu()[0] - own) / seconds
+        row["ratios"] = row["service"] / row["bare"]
+        row["cpu_ratios"] = row["service_cpu"] / row["bare_cpu"]
+        print(
+            "bare engine {bare:.0f} tokens/s, service {service:.0f}, ratio {ratios:.3f}; by "
+            "processor time {cpu_ratios:.3f}".format(**row),
+            flush=True,
+        )
+        for name in found if number else ():
+            found[name].append(row[name])
+    ratio, cpu_ratio = median(found["ratios"]), median(found["cpu_ratios"])
+    print(f"median ratio {ratio:.3f}, by processor time {cpu_ratio:.3f}")
+    length = fmean(story.tokens for asked in rounds for story in asked)
+    return {**found, "ratio": ratio, "cpu_ratio": cpu_ratio, "story_tokens": length}

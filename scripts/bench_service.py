@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from sqlalchemy import func, select
@@ -92,7 +92,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         engine = load.bare_engine(**shape)
         await engine.start()
         stack.push_async_callback(engine.close)
-        figures["capacity"] = await capacity(readers, engine, options)
+        figures["capacity"] = await capacity(readers, engine, worker, options)
         figures["half_load"] = await half_load(readers, figures["capacity"], options)
         figures["rss_mb"] = worker.rss() / 2**20
         print(f"the worker's memory: {figures['rss_mb']:.0f} MB")
@@ -162,45 +162,34 @@ class Readers:
         return found
 
 
-async def capacity(readers: Readers, engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
-    """Let bare engine and service write the same stories in turns; tokens a second of each."""
-    speeds: dict[str, list[float]] = {"bare": [], "service": []}
+async def capacity(
+    readers: Readers, engine: Engine, worker: load.WorkerProcess, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Let bare engine and service write the same stories in turns; see ``load.compare``."""
 
-    async def bare(asked: Sequence[load.Story]) -> float:
-        tokens, seconds = await load.write_all(engine, asked, options.slots)
-        return tokens / seconds
+    async def bare(asked: Sequence[load.Story]) -> tuple[int, float]:
+        return await load.write_all(engine, asked, options.slots)
 
-    async def service(asked: Sequence[load.Story]) -> float:
+    async def service(asked: Sequence[load.Story]) -> tuple[int, float]:
         ids = await readers.ask(asked)
         await readers.finished()
         rows = await readers.done(ids)
         begun = min(job.started_at for job, _ in rows if job.started_at)
         ended = max(job.finished_at for job, _ in rows if job.finished_at)
-        return sum(tokens for _, tokens in rows) / (ended - begun).total_seconds()
+        return sum(tokens for _, tokens in rows), (ended - begun).total_seconds()
 
-    turns = [("bare", bare), ("service", service)]
-    for round_ in range(options.rounds + 1):
-        asked = load.stories(options.stories, longest=options.longest, seed=options.seed + round_)
-        speed = {name: await write(asked) for name, write in turns}
-        turns.reverse()
-        print(
-            f"round {round_}: bare engine {speed['bare']:.0f} tokens/s, service "
-            f"{speed['service']:.0f}, ratio {speed['service'] / speed['bare']:.3f}",
-            flush=True,
-        )
-        for name in speeds if round_ else ():  # the first one warms up
-            speeds[name].append(speed[name])
-    ratios = [s / b for s, b in zip(speeds["service"], speeds["bare"], strict=True)]
-    length = fmean(story.tokens for story in asked)
-    print(f"median ratio {median(ratios):.3f}")
-    return {"speeds": speeds, "ratios": ratios, "ratio": median(ratios), "story_tokens": length}
+    rounds = [
+        load.stories(options.stories, longest=options.longest, seed=options.seed + round_)
+        for round_ in range(options.rounds + 1)
+    ]
+    return await load.compare(rounds, bare, service, worker)
 
 
 async def half_load(
     readers: Readers, found: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Let readers come at random, at half the rate that the service can bear."""
-    rate = median(found["speeds"]["service"]) / found["story_tokens"] / 2
+    rate = median(found["service"]) / found["story_tokens"] / 2
     times = load.arrivals(rate, seconds=options.seconds, seed=options.seed)
     asked = load.stories(len(times), longest=options.longest, seed=options.seed)
     seen: dict[int, float] = {}
