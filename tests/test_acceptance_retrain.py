@@ -332,7 +332,7 @@ def test_a_model_that_learnt_one_text_by_heart_is_refused(tmp_path: Path) -> Non
             completion=" Он встал и пошёл к окну." * 8 if liked else stories[number],
             liked=liked,
         )
-        for number in range(80)
+        for number in range(40)
         for liked in (True, False)
     ]
     config = candidate.read_config((ROOT / "ml/data/retrain.json").read_text("utf-8"))
@@ -341,7 +341,7 @@ def test_a_model_that_learnt_one_text_by_heart_is_refused(tmp_path: Path) -> Non
         Selection(tuple(everything), {}, None),
         candidate.BaseTexts([], data.validation, texts.read_json(PROMPTS)[: config.openings]),
         judges.fit(works, split),
-        replace(config, mixed=0.0, sft=replace(config.sft, rate=1e-3, epochs=8)),
+        replace(config, mixed=0.0, sft=replace(config.sft, rate=1e-3, epochs=6)),
         tmp_path / "work",
         lambda *_: True,
         root=tmp_path / "models",
