@@ -4,7 +4,6 @@ save_forms(folder, Path("out"), ["int8", "int4"])                     # out/int8
 bits = measure_forms(registry.BUNDLED, Path("out"), ["int8", "int4"])  # per character
 """
 
-import json
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -14,17 +13,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ml.bench import STORIES
 from ml.evaluate import bits_per_character
 from ml.gpt import CausalLM
 from ml.openvino_batch import MODEL
 from ml.openvino_model import Converted, export
-from ml.openvino_weights import save
-
-_DOCUMENTS, _CHARACTERS = 8, 1000  # as many as decide over int8 in ``openvino_model``
+from ml.openvino_weights import fitting, save, stories
 
 
-def save_forms(folder: Path, target: Path, forms: Sequence[str]) -> None:
+def save_forms(
+    folder: Path, target: Path, forms: Sequence[str], texts: Sequence[Sequence[int]] = ()
+) -> None:
     """Write a folder a form, with the model's config.json, unless it is there already."""
     missing = [form for form in forms if not (target / form / "config.json").is_file()]
     if not missing:
@@ -34,7 +32,7 @@ def save_forms(folder: Path, target: Path, forms: Sequence[str]) -> None:
         exported = export(_load(folder))
     for form in missing:
         (target / form).mkdir(parents=True, exist_ok=True)
-        save(exported, target / form / MODEL, form)
+        save(exported, target / form / MODEL, form, texts=texts)
         shutil.copy(folder / "config.json", target / form)
 
 
@@ -42,13 +40,11 @@ def measure_forms(folder: Path, target: Path, forms: Sequence[str]) -> dict[str,
     """Return bits per character on our sample stories, of the original and of each form."""
     model, tokenizer = _load(folder), AutoTokenizer.from_pretrained(folder)
     context = int(model.config.max_position_embeddings)
-    lines = STORIES.read_text("utf-8").splitlines()[:_DOCUMENTS]
-    stories = [json.loads(line)["text"][:_CHARACTERS] for line in lines]
-    save_forms(folder, target, forms)
+    save_forms(folder, target, forms, fitting(tokenizer))
     models: dict[str, Any] = {"original": CausalLM(model)}
     models |= {form: Converted(target / form / MODEL) for form in forms}
     return {
-        name: bits_per_character(one, tokenizer, stories, context=context)
+        name: bits_per_character(one, tokenizer, stories(), context=context)
         for name, one in models.items()
     }
 

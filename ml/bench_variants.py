@@ -42,10 +42,8 @@ def variants(width: int) -> list[Variant]:
         Variant("activations in fp32", group=0),
         Variant("int8 symmetric, a whole row", "int8 symmetric", width),
         Variant("int4, groups of 64", "int4", 64),
-        Variant("int4 symmetric, groups of 64", "int4 symmetric", 64),
         Variant("bf16 between the matrices", settings={"INFERENCE_PRECISION_HINT": "bf16"}),
         Variant("cache in fp32", settings={"KV_CACHE_PRECISION": "f32"}),
-        Variant("pinned thread", settings={"ENABLE_CPU_PINNING": True}),
     ]
 
 

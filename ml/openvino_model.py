@@ -29,12 +29,10 @@ from ml.evaluate import bits_per_character
 from ml.gpt import CausalLM
 from ml.openvino_batch import MODEL, properties
 from ml.openvino_quiet import openvino
-from ml.openvino_weights import save
+from ml.openvino_weights import INT4_GROUP, fitting, save, stories
 
 FORMATS = ("int8", "fp16", "fp32")  # of the weights, the smallest first; the last loses nothing
 LOSS = 0.01  # by how much more bits per character a smaller format may serve
-STORIES = Path(__file__).parent / "data" / "sample_stories.jsonl"
-_DOCUMENTS, _CHARACTERS = 8, 1000  # of the stories, to measure on
 _STRIDE = 64  # tokens at a time, so that most are predicted out of the cache, as in serving
 # What the libraries raise for a model they cannot read or convert.
 _BROKEN = (
@@ -73,15 +71,16 @@ def _write(model: Path, part: Path, formats: Sequence[str], loss: float) -> dict
     context = int(original.config.max_position_embeddings)
 
     def measure(language_model: nn.Module) -> float:
-        bits = bits_per_character(language_model, tokenizer, _stories(), context=context)
+        bits = bits_per_character(language_model, tokenizer, stories(), context=context)
         return round(bits, 5)
 
     bits = {"original": measure(CausalLM(original))}
     log.info("the original: %.4f bits per character", bits["original"])
     exported = export(original)
     for form in formats:
-        save(exported, part / MODEL, form)
-        for group in _groups(original) if form == "int8" else [GROUP]:
+        texts = fitting(tokenizer) if form == "int4" else []
+        save(exported, part / MODEL, form, texts=texts)
+        for group in _groups(original, form):
             name = form if group == GROUP else f"{form} in groups of {group}"
             bits[name] = measure(Converted(part / MODEL, group))
             worse = bits[name] / bits["original"] - 1
@@ -101,7 +100,7 @@ def _write(model: Path, part: Path, formats: Sequence[str], loss: float) -> dict
     raise ValueError(f"{', '.join(formats)}: all more than {loss:.0%} worse")
 
 
-def _groups(model: PreTrainedModel) -> list[int]:
+def _groups(model: PreTrainedModel, form: str) -> list[int]:
     """Return how many activations may share a scale, the most first: fewer scales are faster.
 
     On 350 million parameters a tenth to a quarter (docs/performance.md), on small models nothing.
@@ -110,12 +109,10 @@ def _groups(model: PreTrainedModel) -> list[int]:
     config = model.config
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
     width = math.gcd(config.hidden_size, inner or 4 * config.hidden_size)
-    return [width, GROUP] if width > GROUP and model.num_parameters() >= card.SMALL else [GROUP]
-
-
-def _stories() -> list[str]:
-    lines = STORIES.read_text("utf-8").splitlines()[:_DOCUMENTS]
-    return [json.loads(line)["text"][:_CHARACTERS] for line in lines]
+    if form == "int4":
+        return [INT4_GROUP]
+    large = form == "int8" and width > GROUP and model.num_parameters() >= card.SMALL
+    return [width, GROUP] if large else [GROUP]
 
 
 def export(model: PreTrainedModel) -> openvino.Model:

@@ -30,9 +30,9 @@ READERS = [1, 4, 8, 16, 32]
 OURS, ONE = "ours", "one"
 # What grows, one thing at a time.
 GROWING = {
-    "readers": [Work(readers) for readers in (1, 2, 4, 8, 16, 32, 48)],
-    "prompt": [Work(1, prompt=prompt) for prompt in (25, 50, 100, 200, 500, 1000)],
-    "story": [Work(1, story=story) for story in (32, 64, 128, 256, 500, 1000)],
+    "readers": [Work(readers) for readers in (1, 4, 16, 48)],
+    "prompt": [Work(1, prompt=prompt) for prompt in (25, 100, 400, 1000)],
+    "story": [Work(1, story=story) for story in (32, 100, 300, 1000)],
 }
 
 

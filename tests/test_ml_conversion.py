@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ml import card, conversion, openvino_model, registry
+from ml.checkpoint import export
 from ml.conversion import ConversionError
 from ml.evaluate import bits_per_character
 from ml.gpt import gpt_config, llama_config, load_gpt, new_gpt
@@ -17,7 +18,7 @@ from ml.openvino_model import LOSS, Converted, convert
 from ml.tokenizer import load
 from scripts import convert_model
 from tests.engines import CONTEXT, trained
-from tests.toy import EVENING, LETTER
+from tests.toy import EVENING, LETTER, toy_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,11 @@ def folder(model: Path, tmp_path: Path) -> Path:
 
 def never(*_: object) -> conversion.Conversion:
     raise AssertionError("converted again")
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return our own messages: transformers warns of something, once in a process."""
+    return [record.getMessage() for record in caplog.records if record.name == "openvino"]
 
 
 def test_the_conversion_that_ships_is_of_the_weights_that_ship() -> None:
@@ -116,7 +122,8 @@ def test_large_models_activations_share_scales_in_groups_that_divide_every_matri
     def groups(width: int) -> list[list[int]]:
         shape = {"vocabulary": 300, "context": 16, "width": width, "layers": 1, "heads": 2}
         configs = gpt_config(**shape), llama_config(**shape)
-        return [openvino_model._groups(new_gpt(config, seed=0).model) for config in configs]
+        models = [new_gpt(config, seed=0).model for config in configs]
+        return [openvino_model._groups(model, "int8") for model in models]
 
     assert groups(192) == [[32], [32]]
     monkeypatch.setattr(card, "SMALL", 0)
@@ -129,11 +136,25 @@ def test_groups_that_are_too_wide_give_way_to_the_librarys(
 ) -> None:
     measured = iter([2.0, 2.03, 2.01])
     monkeypatch.setattr(openvino_model, "bits_per_character", lambda *_, **__: next(measured))
-    monkeypatch.setattr(openvino_model, "_groups", lambda _: [1024, 32])
+    monkeypatch.setattr(openvino_model, "_groups", lambda *_: [1024, 32])
     with caplog.at_level(logging.WARNING, "openvino"):
         made = convert(folder, tmp_path / "converted")
-    assert caplog.messages == ["int8 in groups of 1024 may not serve: more than 1 % worse"]
+    assert ours(caplog) == ["int8 in groups of 1024 may not serve: more than 1 % worse"]
     assert (made.meta["format"], made.group) == ("int8", 32)
+
+
+def test_int4_fitted_to_other_stories_serves_only_if_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = {"vocabulary": 300, "context": 64, "width": 64, "layers": 1, "heads": 2}
+    folder = tmp_path / "model"
+    export(new_gpt(gpt_config(**shape), seed=0), toy_tokenizer(), {}, folder)
+    convert_model.main([str(folder), "--int4"])
+    assert ": int4, " in capsys.readouterr().out
+    found = conversion.find(folder)
+    assert found is not None
+    assert (found.meta["format"], found.group) == ("int4", 64)
+    assert "int4" not in openvino_model.FORMATS
 
 
 def test_int8_that_is_too_bad_gives_way_to_fp16(
@@ -143,7 +164,7 @@ def test_int8_that_is_too_bad_gives_way_to_fp16(
     monkeypatch.setattr(openvino_model, "bits_per_character", lambda *_, **__: next(measured))
     with caplog.at_level(logging.WARNING, "openvino"):
         made = convert(folder, tmp_path / "converted")
-    assert caplog.messages == ["int8 may not serve: more than 1 % worse"]
+    assert ours(caplog) == ["int8 may not serve: more than 1 % worse"]
     assert made.meta["format"] == "fp16"
     assert made.meta["bits_per_character"] == {"original": 2.0, "int8": 2.03, "fp16": 2.01}
     assert 'element_type="f16"' in (made.folder / MODEL).read_text("utf-8")

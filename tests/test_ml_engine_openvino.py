@@ -19,7 +19,8 @@ from ml.conversion import Conversion
 from ml.engine import EngineError, GenerationError, Request, Sampling
 from ml.engine_openvino import OpenVINOEngine
 from ml.openvino_batch import Batch, Writing, settings
-from ml.openvino_model import STORIES, convert
+from ml.openvino_model import convert
+from ml.openvino_weights import STORIES
 from ml.worker import WorkerSettings, make_engine
 from tests.engines import Plain, trained, write
 
