@@ -31,7 +31,7 @@ NAMES = {
     "one": "transformers, fp32, one at a time",
     "vllm": "vLLM, bf16",
 }
-LIMIT = "limit: the memory gives the int8 weights once a step"
+LIMIT = "limit: int8 weights are read once a step"
 GROWING = {"readers": "readers at once", "prompt": "opening, tokens", "story": "story, tokens"}
 
 
@@ -54,10 +54,10 @@ def draw_bench_engines(result: Result) -> "Figure":
     _by_readers([speed, first], readers)
     speed.set_yscale("log")
     count_axis(speed.yaxis, log=True)
-    first.set_yscale("log")
+    first.set_ylim(bottom=0)
     speed.set_ylabel("all stories together, tokens per second")
     first.set_ylabel("until the first token, seconds (95 % of the stories)")
-    legend_below(figure, [speed], columns=3)
+    legend_below(figure, [speed], columns=2)
     return figure
 
 
