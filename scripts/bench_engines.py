@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         config={"rounds": options.rounds},
         seed=0,
     )
-    if OURS in [row["name"] for row in rows]:
+    if OURS in [row["name"] for row in rows] and not options.grow:
         print_ratios(rows)
 
 
