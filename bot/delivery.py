@@ -104,15 +104,14 @@ class Delivery:
         busy = set(self._busy)
         async with self.database.read() as session:
             waiting = await queries.undelivered(session, only=self.only, but=self.but)
+            places = await jobs.places(session)
         if self._stopping:
             return
-        queue = [job.id for job in waiting if job.status == JobStatus.QUEUED]
         for job in waiting:
             shown = self._shown.setdefault(job.id, Shown())
             if job.id in busy or time.monotonic() < shown.not_before:
                 continue
-            place = queue.index(job.id) + 1 if job.status == JobStatus.QUEUED else None
-            task = asyncio.create_task(self._step(job, shown, place))
+            task = asyncio.create_task(self._step(job, shown, places.get(job.id)))
             self._busy[job.id] = task
             task.add_done_callback(partial(self._free, job.id))
         for job_id in self._shown.keys() - {job.id for job in waiting} - self._busy.keys():
@@ -166,7 +165,8 @@ class Delivery:
             await jobs.mark_delivered(session, job.id, None)
 
     async def _place(self, job: Job, shown: Shown, texts: Texts, place: int) -> None:
-        """Tell the reader his place in the queue, at Fibonacci numbers only."""
+        """Tell the reader his place in the queue, at Fibonacci numbers only, never a worse one."""
+        place = min(place, shown.place or place)
         if shown.placeholder is not None and (place == shown.place or not _is_fibonacci(place)):
             return
         if shown.placeholder is not None and not self._turn(job):

@@ -23,7 +23,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 async def test_a_story_is_streamed_delivered_once_and_rated(service: Service) -> None:
     bot = await service.start("bot")
-    worker = await service.start("ml.worker")
+    worker = await service.start("ml.worker", ENGINE="torch")  # OpenVINO is done before any draft
     service.server.fail_next("sendMessage", times=2, retry_after=1)  # flood control, obeyed
     await service.server.say(service.reader, "/story Мороз и солнце")
     await service.wait(service.said, "a placeholder")
