@@ -29,7 +29,7 @@ from ml.evaluate import bits_per_character
 from ml.gpt import CausalLM
 from ml.openvino_batch import MODEL, properties
 from ml.openvino_quiet import openvino
-from ml.openvino_weights import INT4_GROUP, fitting, save, stories
+from ml.openvino_weights import save, stories
 
 FORMATS = ("int8", "fp16", "fp32")  # of the weights, the smallest first; the last loses nothing
 LOSS = 0.01  # by how much more bits per character a smaller format may serve
@@ -78,8 +78,7 @@ def _write(model: Path, part: Path, formats: Sequence[str], loss: float) -> dict
     log.info("the original: %.4f bits per character", bits["original"])
     exported = export(original)
     for form in formats:
-        texts = fitting(tokenizer) if form == "int4" else []
-        save(exported, part / MODEL, form, texts=texts)
+        save(exported, part / MODEL, form)
         for group in _groups(original, form):
             name = form if group == GROUP else f"{form} in groups of {group}"
             bits[name] = measure(Converted(part / MODEL, group))
@@ -103,14 +102,12 @@ def _write(model: Path, part: Path, formats: Sequence[str], loss: float) -> dict
 def _groups(model: PreTrainedModel, form: str) -> list[int]:
     """Return how many activations may share a scale, the most first: fewer scales are faster.
 
-    On 350 million parameters a tenth to a quarter (docs/performance.md), on small models nothing.
+    On 350 million parameters 1.2 to 1.4 times (docs/performance.md), on small models nothing.
     The number must divide the inputs of every matrix, else the library multiplies in fp32.
     """
     config = model.config
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
     width = math.gcd(config.hidden_size, inner or 4 * config.hidden_size)
-    if form == "int4":
-        return [INT4_GROUP]
     large = form == "int8" and width > GROUP and model.num_parameters() >= card.SMALL
     return [width, GROUP] if large else [GROUP]
 

@@ -2,9 +2,8 @@
 
     save(exported, Path("openvino_model.xml"), "int4", texts=[[17, 4, 250], [3, 99]])
 
-The worker's conversions are int8, fp16 or fp32. ``int4`` is only made when asked for: its rounding
-is fitted to texts (GPTQ, E. Frantar et al., 2022), which takes minutes and pays for few readers.
-``int8 symmetric`` was tried and is no faster (docs/performance.md).
+A conversion is in int8, fp16 or fp32. ``int8 symmetric`` and ``int4``, its rounding fitted to texts
+(GPTQ, E. Frantar et al., 2022), were tried and are hardly faster (docs/performance.md).
 """
 
 import contextlib
@@ -39,13 +38,10 @@ def save(
         if form == "int8 symmetric":
             how = {"mode": nncf.CompressWeightsMode.INT8_SYM}
         if form == "int4":  # embeddings and head stay in int8
-            how = {
-                "mode": nncf.CompressWeightsMode.INT4_SYM,
-                "group_size": INT4_GROUP,
-                "ratio": 1.0,
-                "gptq": bool(texts),
-                "dataset": nncf.Dataset([_inputs(ids) for ids in texts]) if texts else None,
-            }
+            how = {"mode": nncf.CompressWeightsMode.INT4_SYM, "group_size": INT4_GROUP, "ratio": 1}
+            if texts:
+                data = nncf.Dataset([_inputs(ids) for ids in texts])
+                how |= {"gptq": True, "dataset": data, "subset_size": len(texts)}
         nncf.set_log_level(30)
         # Its progress bars.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

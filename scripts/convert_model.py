@@ -1,10 +1,9 @@
 """Convert a model for the OpenVINO engine into the model's own folder, where it ships.
 
-python -m scripts.convert_model FOLDER [--int4] [--out FOLDER/openvino]
+python -m scripts.convert_model FOLDER [--out FOLDER/openvino]
 
 The worker converts what is not converted yet by itself; this is for models that must serve where
-no torch is installed. Half a minute for 100 million parameters on one core. --int4 takes many
-minutes and writes faster for few readers, if it predicts at most 1 % worse; else int8 is made.
+no torch is installed. Half a minute for 100 million parameters on one core.
 """
 
 import argparse
@@ -21,18 +20,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("folder", type=Path, help="safetensors, config.json, tokenizer")
     parser.add_argument("--out", type=Path, help="default: the folder's openvino/")
-    parser.add_argument("--int4", action="store_true", help="try int4 before int8")
     options = parser.parse_args(arguments)
     if missing := conversion.missing_libraries():
         raise SystemExit(f"no {', '.join(missing)} here; install with: {conversion.INSTALL}")
-    from ml.openvino_model import FORMATS, convert
+    from ml.openvino_model import convert
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     conversion.log.setLevel(logging.INFO)
     target = options.out or options.folder / conversion.BUNDLED
     try:
-        formats = ("int4", *FORMATS) if options.int4 else FORMATS
-        made = convert(options.folder, target, formats=formats)
+        made = convert(options.folder, target)
     except (conversion.ConversionError, RegistryError) as error:
         raise SystemExit(str(error)) from error
     size = sum(file.stat().st_size for file in made.folder.iterdir())

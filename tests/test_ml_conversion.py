@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from ml import card, conversion, openvino_model, registry
-from ml.checkpoint import export
 from ml.conversion import ConversionError
 from ml.evaluate import bits_per_character
 from ml.gpt import gpt_config, llama_config, load_gpt, new_gpt
@@ -18,7 +17,7 @@ from ml.openvino_model import LOSS, Converted, convert
 from ml.tokenizer import load
 from scripts import convert_model
 from tests.engines import CONTEXT, trained
-from tests.toy import EVENING, LETTER, toy_tokenizer
+from tests.toy import EVENING, LETTER
 
 
 @pytest.fixture(scope="module")
@@ -141,20 +140,6 @@ def test_groups_that_are_too_wide_give_way_to_the_librarys(
         made = convert(folder, tmp_path / "converted")
     assert ours(caplog) == ["int8 in groups of 1024 may not serve: more than 1 % worse"]
     assert (made.meta["format"], made.group) == ("int8", 32)
-
-
-def test_int4_fitted_to_other_stories_serves_only_if_asked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shape = {"vocabulary": 300, "context": 64, "width": 64, "layers": 1, "heads": 2}
-    folder = tmp_path / "model"
-    export(new_gpt(gpt_config(**shape), seed=0), toy_tokenizer(), {}, folder)
-    convert_model.main([str(folder), "--int4"])
-    assert ": int4, " in capsys.readouterr().out
-    found = conversion.find(folder)
-    assert found is not None
-    assert (found.meta["format"], found.group) == ("int4", 64)
-    assert "int4" not in openvino_model.FORMATS
 
 
 def test_int8_that_is_too_bad_gives_way_to_fp16(
