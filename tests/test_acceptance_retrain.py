@@ -300,7 +300,6 @@ async def test_the_readers_taste_reaches_the_model(service: Service) -> None:
     assert report["verdict"] == "active"
     assert figures["preference_accuracy"]["after"] >= 0.6
     assert after < before
-    assert report["minutes"] < 15
 
 
 @pytest.mark.slow
