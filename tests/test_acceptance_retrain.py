@@ -340,7 +340,11 @@ def test_a_model_that_learnt_one_text_by_heart_is_refused(tmp_path: Path) -> Non
         Selection(tuple(everything), {}, None),
         candidate.BaseTexts([], data.validation, texts.read_json(PROMPTS)[: config.openings]),
         judges.fit(works, split),
-        replace(config, mixed=0.0, sft=replace(config.sft, rate=1e-3, epochs=6)),
+        replace(
+            config,
+            mixed=0.0,
+            sft=replace(config.sft, rate=1e-3, epochs=30, window=128, batch=2, rows=2),
+        ),
         tmp_path / "work",
         lambda *_: True,
         root=tmp_path / "models",
