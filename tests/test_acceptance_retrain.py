@@ -343,7 +343,9 @@ def test_a_model_that_learnt_one_text_by_heart_is_refused(tmp_path: Path) -> Non
         replace(
             config,
             mixed=0.0,
-            sft=replace(config.sft, rate=1e-3, epochs=30, window=128, batch=2, rows=2),
+            sft=replace(
+                config.sft, rate=2e-3, epochs=15, window=128, batch=2, rows=2, validate_every=15
+            ),
         ),
         tmp_path / "work",
         lambda *_: True,
