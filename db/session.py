@@ -3,15 +3,17 @@
 database = connect(DatabaseSettings().database_url)
 async with database.write() as session: ...   # commits at the end, rolls back on an error
 async with database.read() as session: ...
+await database.insist(change)                 # change(session), tried again while it is away
 """
 
 import asyncio
+import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 from sqlalchemy import Connection, event, make_url
@@ -25,7 +27,12 @@ from db.settings import Settings
 
 BUSY_MILLISECONDS = 10_000  # how long SQLite waits for another writer
 WAL_TRIES, WAL_PAUSE = 100, 0.02  # and seconds between them
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries of what must not be lost
 _READ_ONLY = "neuropushkin_read_only"
+
+T = TypeVar("T")
+
+log = logging.getLogger("database")
 
 
 class DatabaseError(Exception):
@@ -76,6 +83,21 @@ class Database:
             session.begin(),
         ):
             yield session
+
+    async def insist(self, change: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        """Commit what must not be lost; a database that is away for a while is asked again.
+
+        Raises what it said at last (one of ``UNAVAILABLE``) if it stays away.
+        """
+        for pause in PAUSES:
+            try:
+                async with self.write() as session:
+                    return await change(session)
+            except UNAVAILABLE as error:
+                log.warning("the database does not answer: %s", error)
+                await asyncio.sleep(pause)
+        async with self.write() as session:
+            return await change(session)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -1,6 +1,6 @@
 """An engine in a process of its own: its steps and the worker's loop never wait for each other.
 
-    engine = Apart("ml.openvino_apart:SteppingEngine", "ml/pretrained/pushkin-mini", slots=8)
+    engine = Apart("ml.engine_openvino:OpenVINOEngine", "ml/pretrained/pushkin-mini", slots=8)
     await engine.start()  # from here on as any other
 
 A library that holds Python's lock during a step stops whatever else the process would do: each of

@@ -32,8 +32,8 @@ def our_openvino(folder: Path, slots: int) -> Iterator[Writer]:
     """The engine in its process, as the worker makes it."""
     from ml.apart import Apart
 
-    stepping = "ml.openvino_apart:SteppingEngine"
-    with _through_the_protocol(lambda: Apart(stepping, str(folder), slots=slots)) as write:
+    make = lambda: Apart("ml.engine_openvino:OpenVINOEngine", str(folder), slots=slots)  # noqa: E731
+    with _through_the_protocol(make) as write:
         yield write
 
 

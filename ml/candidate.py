@@ -179,23 +179,22 @@ def _sft(
     work: Path,
     tell_: Tell,
 ) -> Path:
-    going = True
+    told: dict[str, Any] = {"step": 0}
 
     def progress(line: dict[str, Any]) -> None:
-        nonlocal going
-        going = tell_("sft", line)
+        told.update(line)
 
     result = work / "adapter"
     if result.is_dir():
         return result
-    progress({"step": 0})
+    _stop_unless(tell_("sft", told))
     made = finetune(
         config.sft,
         str(folder),
         documents,
         validation,
         work / "run",
-        should_stop=lambda: not going,
+        should_stop=lambda: not tell_("sft", dict(told)),  # at every step, not at every line
         progress=progress,
     )
     _stop_unless(not made.stopped)

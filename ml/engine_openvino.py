@@ -1,21 +1,17 @@
 """The OpenVINO engine: OpenVINO GenAI's continuous batching on the CPU, weights in int8.
 
-One thread of ours steps the whole batch; a new request joins at the next step, a finished or
+The event loop itself steps the whole batch; a new request joins at the next step, a finished or
 cancelled one leaves. The library draws each request's tokens from a generator of its own, so a
 seed gives the same text alone and in any crowd; another kind of processor may round differently.
 A model that is not converted yet is converted first (``ml.conversion``).
 
-The library holds Python's lock during a step: the event loop gets its turn between two steps.
+A step stops the loop, and would stop every thread, for the library holds Python's lock meanwhile:
+the worker runs the engine in a process that has nothing else to do (``ml.apart``).
 """
 
 import asyncio
 import json
-import threading
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
@@ -25,6 +21,7 @@ from ml.engine import EngineError, GenerationError, ModelCard, Request, Stream
 from ml.openvino_batch import Batch, News, Writing, settings
 
 _DEAD = "the generation thread has died"
+_TURNS = 4  # of the loop between steps: from a line on the socket to the batch, and back
 
 
 class OpenVINOEngine:
@@ -36,10 +33,9 @@ class OpenVINOEngine:
         self._tokenizer: Tokenizer
         self._batch: Batch
         self._context = self._end = 0
-        self._inbox: SimpleQueue[Writing | None] = SimpleQueue()  # None only wakes the thread
         self._streams: dict[Writing, tuple[Stream, DecodeStream]] = {}
-        self._loop: asyncio.AbstractEventLoop
-        self._thread: threading.Thread | None = None
+        self._changed = asyncio.Event()
+        self._stepping: asyncio.Task[None] | None = None
         self._closing = False
 
     @property
@@ -48,10 +44,8 @@ class OpenVINOEngine:
         return self._card
 
     async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._load)
-        self._thread = threading.Thread(target=self._work, name="openvino", daemon=True)
-        self._thread.start()
+        self._stepping = asyncio.create_task(self._step())
 
     def _load(self) -> None:
         folder = Path(self._source)
@@ -78,7 +72,7 @@ class OpenVINOEngine:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     async def submit(self, request: Request) -> Stream:
-        if self._closing or self._thread is None or not self._thread.is_alive():
+        if self._closing or self._stepping is None:
             raise EngineError(_DEAD)
         ids = card.prompt_ids(request, self.card, self._encode, self._end)
         room = self._context - len(ids)
@@ -87,7 +81,8 @@ class OpenVINOEngine:
         )
         stream = Stream(on_cancel=lambda: self._drop(writing))
         self._streams[writing] = stream, DecodeStream(skip_special_tokens=True)
-        self._inbox.put(writing)
+        self._batch.add(writing)
+        self._changed.set()
         return stream
 
     def _drop(self, writing: Writing) -> None:
@@ -99,37 +94,29 @@ class OpenVINOEngine:
         self._closing = True
         for stream, _ in list(self._streams.values()):
             stream.cancel()
-        if self._thread and self._thread.is_alive():
-            self._inbox.put(None)
-            await asyncio.to_thread(self._thread.join)
+        self._changed.set()
+        if self._stepping:
+            await self._stepping
 
-    def _work(self) -> None:
-        """Step while there is anything to write, else wait (the thread)."""
+    async def _step(self) -> None:
+        """Step while there is anything to write, else wait."""
         try:
             while not self._closing:
-                self._take()
-                if news := self._batch.step():
-                    self._tell(self._deliver, news)
+                if not self._batch.busy:
+                    self._changed.clear()
+                    await self._changed.wait()
+                    continue
+                self._deliver(self._batch.step())
+                for _ in range(_TURNS):
+                    await asyncio.sleep(0)
             self._batch.close()
         # Whatever the library raises, it cannot go on: the streams end, ``submit`` says so.
         except Exception as error:
             self._closing = True
-            self._tell(self._die, _line(error))
-
-    def _take(self) -> None:
-        with suppress(Empty):
-            while True:
-                writing = self._inbox.get(block=not self._batch.busy)
-                if writing is None:
-                    return
-                self._batch.add(writing)
-
-    def _tell(self, listener: Callable[[Any], None], news: object) -> None:
-        with suppress(RuntimeError):  # the loop was closed, and nobody listens
-            self._loop.call_soon_threadsafe(listener, news)
+            self._die(_line(error))
 
     def _deliver(self, news: list[News]) -> None:
-        """Turn a step's tokens into pieces of text (the event loop)."""
+        """Turn a step's tokens into pieces of text."""
         for one in news:
             if one.writing.cancelled:
                 continue

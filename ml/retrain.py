@@ -2,8 +2,9 @@
 
 python -m ml.retrain
 
-Runs on the worker's machine, beside it, and is never in the readers' way. SIGTERM and SIGINT end it
-at the next step; what it was at goes on when it is started again, as after kill -9.
+Runs on the worker's machine, beside it, and is never in the readers' way. SIGTERM, SIGINT and an
+admin's wish end a training at its next step, what is between two trainings (judging, converting) at
+its end; what it was at goes on when it is started again, as after kill -9.
 """
 
 import asyncio
@@ -43,7 +44,6 @@ T = TypeVar("T")
 
 TICK = 1.0  # seconds between looks for a retraining, and between its reports
 ALL = 1_000_000  # versions
-SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries of the database
 PROMPTS = Path(__file__).parent / "data" / "prompts.json"
 INSTALL = "pip install -c constraints.txt -e '.[train]'"
 STORIES = Path(__file__).parent / "data" / "sample_stories.jsonl"
@@ -155,15 +155,11 @@ class Retrainer:
             shutil.rmtree(work, ignore_errors=True)  # nobody goes on with it; the disk may be full
 
     async def _settle(self, change: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        """Ask and change the database; one that is away for a while is asked again."""
-        for pause in SETTLE_PAUSES:
-            try:
-                async with self._database.write() as session:
-                    return await change(session)
-            except UNAVAILABLE as error:
-                log.warning("the database does not answer: %s", error)
-                await asyncio.sleep(pause)
-        raise AwayError
+        """Ask and change the database. Raises AwayError."""
+        try:
+            return await self._database.insist(change)
+        except UNAVAILABLE as error:
+            raise AwayError(f"the database stays away: {error}") from error
 
     async def _beat(self, held: dict[str, Any]) -> None:
         """Report, and learn whether to go on."""

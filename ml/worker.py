@@ -49,7 +49,6 @@ from ml.serving import Load, Served, Serving
 
 TICK = 0.25  # seconds between looks for new jobs, if no slot becomes free before
 BEAT = 0.5  # seconds between streams to the database: a cancel is noticed within one
-SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to store a story
 RESCUE_EVERY = 5.0  # seconds between looks for the jobs of silent workers
 FOLLOW_EVERY = 1.0  # seconds between looks for the versions to serve
 
@@ -317,14 +316,11 @@ class Worker:
         await self._settle(lambda session: jobs.fail(session, claim, error, retry=retry))
 
     async def _settle(self, change: Callable[[AsyncSession], Awaitable[bool]]) -> bool:
-        """Commit what must not be lost; a database that is away for a while is asked again."""
-        for pause in SETTLE_PAUSES:
-            try:
-                async with self._database.write() as session:
-                    return await change(session)
-            except UNAVAILABLE as error:
-                log.warning("the database does not answer: %s", error)
-                await asyncio.sleep(pause)
+        """Commit a job's end or the like; False if the database stays away."""
+        try:
+            return await self._database.insist(change)
+        except UNAVAILABLE as error:
+            log.warning("the database stays away: %s", error)
         return False  # a job's lease runs out meanwhile: another worker writes the story
 
 
@@ -360,7 +356,7 @@ def _import_engine(kind: str, settings: WorkerSettings) -> Engine:
             if not find_spec(library):
                 raise ModuleNotFoundError(name=library)
         # It holds Python's lock while it steps.
-        return Apart("ml.openvino_apart:SteppingEngine", settings.model, slots=settings.slots)
+        return Apart("ml.engine_openvino:OpenVINOEngine", settings.model, slots=settings.slots)
     from ml.engine_torch import TorchEngine
 
     return TorchEngine(settings.model, device=settings.device, slots=settings.slots)

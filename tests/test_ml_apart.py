@@ -149,7 +149,7 @@ async def test_openvino_writes_the_same_apart_and_in_this_process() -> None:
     pytest.importorskip("openvino_genai")
     from ml.engine_openvino import OpenVINOEngine
 
-    apart = Apart("ml.openvino_apart:SteppingEngine", MINI, slots=3)
+    apart = Apart("ml.engine_openvino:OpenVINOEngine", MINI, slots=3)
     engines: list[Engine] = [OpenVINOEngine(MINI, slots=3), apart]
     found = []
     for engine in engines:
@@ -175,6 +175,6 @@ async def test_openvino_writes_the_same_apart_and_in_this_process() -> None:
 
 async def test_openvino_apart_names_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     pytest.importorskip("openvino_genai")
-    engine = Apart("ml.openvino_apart:SteppingEngine", str(tmp_path / "none"), slots=1)
+    engine = Apart("ml.engine_openvino:OpenVINOEngine", str(tmp_path / "none"), slots=1)
     with pytest.raises(EngineError, match="cannot load the model"):
         await engine.start()

@@ -246,10 +246,10 @@ def test_it_serves_without_torch(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
 from ml.engine import Request, Sampling
-from ml.openvino_apart import SteppingEngine  # what the worker starts in a process of its own
+from ml.engine_openvino import OpenVINOEngine  # what the worker starts in a process of its own
 
 async def main():
-    engine = SteppingEngine(sys.argv[1])
+    engine = OpenVINOEngine(sys.argv[1])
     await engine.start()
     stream = await engine.submit(Request("Мороз", sampling=Sampling(max_tokens=5)))
     assert [piece async for piece in stream]

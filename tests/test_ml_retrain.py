@@ -107,6 +107,21 @@ async def carry_out(
     return await end(database)
 
 
+def busy_once(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
+    """Let the database be away when ``db.retraining`` is first asked for this; return the calls."""
+    change, calls = getattr(retraining, name), list[Any]()
+
+    async def busy(*given: Any, **named: Any) -> bool:
+        calls.append(named)
+        if len(calls) == 1:
+            raise UNAVAILABLE[0]("busy", None, Exception("busy"))
+        return bool(await change(*given, **named))
+
+    monkeypatch.setattr(retraining, name, busy)
+    monkeypatch.setattr("db.session.PAUSES", (0.01, 0.01))
+    return calls
+
+
 async def active(database: Database) -> ModelVersion:
     async with database.read() as session:
         found = await queries.speaking_model(session)
@@ -188,19 +203,10 @@ async def test_any_error_is_one_line_and_the_process_goes_on(
 async def test_a_database_that_is_away_hears_of_a_failure_later(
     database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail, calls = retraining.fail, []
-
-    async def busy_once(*given: Any, **named: Any) -> bool:
-        calls.append(named)
-        if len(calls) == 1:
-            raise UNAVAILABLE[0]("busy", None, Exception("busy"))
-        return await fail(*given, **named)
-
     def train(*_: object) -> Made:
         raise FinetuneError("out/x: broken")
 
-    monkeypatch.setattr(retraining, "fail", busy_once)
-    monkeypatch.setattr(retrain, "SETTLE_PAUSES", (0.01, 0.01))
+    calls = busy_once(monkeypatch, "fail")
     row = await carry_out(database, settings, train, monkeypatch)
     assert (row.status, row.error, len(calls)) == ("failed", "out/x: broken", 2)
 
@@ -508,16 +514,7 @@ async def test_the_same_votes_make_no_second_version(
 async def test_a_database_that_is_away_at_the_end_costs_no_training(
     database: Database, settings: RetrainSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    finish, calls = retraining.finish, []
-
-    async def busy_once(*given: Any, **named: Any) -> bool:
-        calls.append(named)
-        if len(calls) == 1:
-            raise UNAVAILABLE[0]("busy", None, Exception("busy"))
-        return await finish(*given, **named)
-
-    monkeypatch.setattr(retraining, "finish", busy_once)
-    monkeypatch.setattr(retrain, "SETTLE_PAUSES", (0.01, 0.01))
+    calls = busy_once(monkeypatch, "finish")
     row = await carry_out(database, settings, lambda *_: made(tmp_path, reasons=[]), monkeypatch)
     assert (row.status, len(calls)) == ("done", 2)
 
@@ -530,7 +527,7 @@ async def test_a_database_that_stays_away_leaves_the_work_for_the_next_attempt(
 
     with monkeypatch.context() as patch:
         patch.setattr(retraining, "finish", busy)
-        patch.setattr(retrain, "SETTLE_PAUSES", (0.01, 0.01))
+        patch.setattr("db.session.PAUSES", (0.01, 0.01))
         row = await carry_out(database, settings, lambda *_: made(tmp_path, reasons=[]), patch)
     assert row.status == "running"
     assert (settings.retrain_work / str(row.id) / "plan.json").exists()

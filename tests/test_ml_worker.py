@@ -259,7 +259,7 @@ async def test_a_database_that_is_away_for_a_while_costs_no_story(
         return await finish(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(jobs, "finish", away)
-    monkeypatch.setattr("ml.worker.SETTLE_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("db.session.PAUSES", (0.0, 0.0, 0.0))
     job_id = await add(sqlite)
     with suppress(TimeoutError):
         await asyncio.wait_for(run_empty(sqlite, EchoEngine(words=3)), 10)
