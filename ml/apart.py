@@ -193,8 +193,10 @@ class _Desk:
         self._streams[number] = stream
         self._note(number)
         try:
+            delay = 0.0
             async for piece in stream:
-                self._note(number, piece, delay=_GATHER, tokens=stream.tokens)
+                self._note(number, piece, delay=delay, tokens=stream.tokens)
+                delay = _GATHER
             self._note(number, tokens=stream.tokens, end=stream.finish_reason)
         except GenerationError as error:
             self._note(number, tokens=stream.tokens, end="error", error=str(error))

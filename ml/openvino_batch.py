@@ -6,7 +6,8 @@
         news = batch.step()  # a token for each writing that is under way
 
 A writing that is added takes part in the next step if a slot is free, else it waits; one that is
-cancelled takes part in none. All of it belongs to one thread.
+cancelled takes part in none. Of several with one prompt the first computes it, and the others take
+part once it has: they find it in the key-value cache. All of it belongs to one thread.
 """
 
 import itertools
@@ -33,11 +34,15 @@ _ALMOST_ALL = 0.999999  # the library's largest min_p, which takes less than 1
 
 @dataclass(eq=False)
 class Writing:
-    """A request under way: its prompt, how to go on. Anyone may set ``cancelled``."""
+    """A request under way: its prompt, how to go on. Anyone may set ``cancelled``.
+
+    It is ``begun`` with its first token.
+    """
 
     ids: list[int]
     settings: openvino_genai.GenerationConfig
     cancelled: bool = False
+    begun: bool = False
     handle: Any = None
 
 
@@ -91,13 +96,19 @@ class Batch:
             if writing.cancelled:
                 writing.handle.cancel()
         self._running = [writing for writing in self._running if not writing.cancelled]
-        while self._waiting and len(self._running) < self._slots:
-            writing = self._waiting.popleft()
-            if not writing.cancelled:
-                ids = openvino.Tensor(np.array([writing.ids], dtype=np.int64))
-                name = next(self._names)
-                writing.handle = self._pipeline.add_request(name, ids, writing.settings)
-                self._running.append(writing)
+        computed = {tuple(writing.ids) for writing in self._running if not writing.begun}
+        waiting, self._waiting = self._waiting, deque()
+        for writing in waiting:
+            if writing.cancelled:
+                continue
+            if len(self._running) == self._slots or tuple(writing.ids) in computed:
+                self._waiting.append(writing)
+                continue
+            ids = openvino.Tensor(np.array([writing.ids], dtype=np.int64))
+            name = next(self._names)
+            writing.handle = self._pipeline.add_request(name, ids, writing.settings)
+            self._running.append(writing)
+            computed.add(tuple(writing.ids))
 
     def _news(self) -> Iterator[News]:
         reasons = {
@@ -115,6 +126,7 @@ class Batch:
                 reason, error = "error", "the key-value cache is full"
             if reason:
                 self._running.remove(writing)
+            writing.begun = writing.begun or bool(tokens)
             if tokens or reason:
                 yield News(writing, tokens, reason, error)
 

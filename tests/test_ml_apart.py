@@ -1,14 +1,19 @@
 """An engine in a process of its own answers as it would in this one, and dies alone."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
+from ml import apart
 from ml.apart import Apart
 from ml.decoding import Sampling
 from ml.engine import (
@@ -66,6 +71,17 @@ async def test_it_writes_what_the_engine_would_write_here() -> None:
     assert found[0] == found[1]
     assert apart.card == here.card
     await apart.close()
+
+
+async def test_first_words_do_not_wait_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_GATHER", 3600.0)
+    sent: asyncio.Queue[list[dict[str, Any]]] = asyncio.Queue()
+    writer = Mock(is_closing=lambda: False, write=lambda line: sent.put_nowait(json.loads(line)))
+    desk = apart._Desk(EchoEngine(delay=0.01, words=5), writer)
+    desk.take({"id": 0, **asdict(Request("слово"))})
+    news = [(await sent.get())[0]["piece"] for _ in range(3)]
+    assert news == ["", " слово", " слово" * 4 + "."]  # accepted, begun, ended
+    assert sent.empty()
 
 
 async def test_streams_at_once_keep_to_themselves(echo: Apart) -> None:

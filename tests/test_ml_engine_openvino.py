@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -95,6 +96,37 @@ def test_a_finished_request_s_slot_is_written_in_by_the_next_step(bundled: Conve
     assert [news.reason for news in batch.step()] == ["length"]
     assert len(tokens_of(batch, other)) == 1
     batch.close()
+
+
+def test_variants_of_one_prompt_wait_for_the_first_to_compute_it(bundled: Conversion) -> None:
+    batch = Batch(bundled, slots=4)
+    first, second, other = writing(10, length=200), writing(10, length=200), writing(90)
+    for one in (first, second, other):
+        batch.add(one)
+    assert {news.writing for news in batch.step()} == {first, other}  # who waits holds up nobody
+    assert {news.writing for news in batch.step()} == {first, second, other}
+    third, fourth = writing(50, length=200), writing(50, length=200)
+    batch.add(third)
+    batch.add(fourth)
+    third.cancelled = True
+    assert fourth in {news.writing for news in batch.step()}
+    batch.close()
+
+
+def test_variants_take_less_time_than_as_many_prompts(bundled: Conversion) -> None:
+    def seconds(firsts: list[int]) -> float:
+        batch = Batch(bundled, slots=8)
+        for first in firsts:
+            batch.add(writing(first, tokens=2, length=400))
+        started = time.process_time()
+        while batch.busy:
+            batch.step()
+        taken = time.process_time() - started
+        batch.close()
+        return taken
+
+    rounds = [(seconds([1] * 8), seconds(list(range(1, 801, 100)))) for _ in range(3)]
+    assert min(variants for variants, _ in rounds) < min(prompts for _, prompts in rounds) / 2
 
 
 def test_memory_is_bounded_by_the_slots(bundled: Conversion) -> None:
