@@ -30,6 +30,9 @@ LIBRARIES = ("openvino", "openvino_genai", "torch", "transformers", "ctranslate2
 STORIES = Path(__file__).parent / "data" / "sample_stories.jsonl"
 _ARRAY = 2**30  # bytes, far beyond any cache
 _READS = 8  # of the array; the best of them counts
+_ROWS, _INNER, _COLUMNS = 1024, 1024, 4096  # of matrices that keep all cores busy
+# What decides how fast small integers are multiplied, as Linux names it.
+_INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp")
 
 
 class BenchError(Exception):
@@ -120,14 +123,15 @@ def _stories(codec: Tokenizer) -> list[int]:
 
 def machine() -> dict[str, Any]:
     """Describe where this runs: processor, memory, the libraries that matter."""
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        if line.startswith("model name")
-    ]
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    flags = {
+        word for line in lines if line.startswith(("flags", "Features")) for word in line.split()
+    }
     versions = {name: metadata.version(name) for name in LIBRARIES if find_spec(name)}
     return {
         "processor": names[0] if names else "unknown",
+        "instructions": [name for name in _INSTRUCTIONS if name in flags],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "python": python_version(),
@@ -151,4 +155,24 @@ def read_bandwidth() -> float:
             started = time.perf_counter()
             list(pool.map(np.max, parts))
             best = max(best, array.nbytes / (time.perf_counter() - started))
+    return best
+
+
+def multiply_rate() -> float:
+    """Return the floating-point operations a second of large matrices in fp32, all cores at once.
+
+    Needs torch. Instructions for small integers, where the processor has them, do several times
+    as many operations.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    left, right = torch.ones(_ROWS, _INNER), torch.ones(_INNER, _COLUMNS)
+    best = 0.0
+    for _ in range(_READS):
+        started = time.perf_counter()
+        left @ right
+        best = max(best, 2 * _ROWS * _INNER * _COLUMNS / (time.perf_counter() - started))
+    torch.set_num_threads(before)
     return best

@@ -64,6 +64,7 @@ class OpenVINOEngine:
                 self._source, version, context=self._context, encode=self._encode
             )
             self._batch = Batch(converted, self._slots)
+            self._batch.warm(self._encode(card.SAMPLE))
         # tokenizers raises Exception itself for a file it cannot read.
         except Exception as error:
             raise EngineError(f"cannot load the model {self._source!r}: {_line(error)}") from error

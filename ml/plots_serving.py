@@ -2,6 +2,7 @@
 
 Each function takes the dict of one result file and returns a figure; ``ml.plots`` names them.
 A single reader is bounded by the bandwidth of the memory: each token takes all weights to read.
+Many are by multiplication: in fp32, which int8 passes where a processor has instructions for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ NAMES = {
     "vllm": "vLLM, bf16",
 }
 LIMIT = "limit: int8 weights are read once a step"
+IN_FP32 = "limit in fp32: multiplication"
 GROWING = {"readers": "readers at once", "prompt": "opening, tokens", "story": "story, tokens"}
 
 
@@ -51,6 +53,7 @@ def draw_bench_engines(result: Result) -> "Figure":
         first.plot(at, [level["first_p95"] for level in levels], **style)
     most = max(row["limit_tokens_per_second"] for row in result["contestants"])
     _draw_limit(speed, readers, [most * n for n in readers])
+    _draw_fp32(speed, result)
     _by_readers([speed, first], readers)
     speed.set_yscale("log")
     count_axis(speed.yaxis, log=True)
@@ -74,6 +77,7 @@ def draw_bench_engines_grow(result: Result) -> "Figure":
         first.plot(at, [level["first_p50"] for level in levels], **style)
         limit = row["limit_tokens_per_second"]
         _draw_limit(speed, at, [limit * (n if key == "readers" else 1) for n in at])
+        _draw_fp32(speed, result)
         for one in (speed, first):
             one.set_ylim(bottom=0)
         if key == "readers":
@@ -96,6 +100,11 @@ def _alone(levels: Sequence[Row], key: str) -> list[Row]:
 
 def _draw_limit(axes: "Axes", at: Sequence[int], limits: Sequence[float]) -> None:
     axes.plot(at, limits, color=GREY, linestyle="--", linewidth=1.1, label=LIMIT)
+
+
+def _draw_fp32(axes: "Axes", result: Result) -> None:
+    limit = result["fp32_tokens_per_second"]
+    axes.axhline(limit, color=GREY, linestyle=":", linewidth=1.1, label=IN_FP32)
 
 
 def _by_readers(axes: Sequence["Axes"], readers: Sequence[int]) -> None:

@@ -4,8 +4,9 @@ python -m scripts.bench_engines [--rounds 3] [--readers 1 4 8 16 32] [--vllm PRO
     [--only ours bare one] [--cores 1] [--work out/bench_engines] [--grow] [--out FILE]
 
 All of them in one run, in turns; nothing is downloaded. The bandwidth of the memory, measured in
-the same run, bounds a single reader: each token takes all weights to read. --grow measures our
-engine alone as readers, openings and stories grow. A first run builds and converts the model,
+the same run, bounds a single reader: each token takes all weights to read. Many readers are bounded
+by how fast the cores multiply; in fp32 that is measured, too. --grow measures our engine alone as
+readers, openings and stories grow. A first run builds and converts the model,
 3 minutes; CTranslate2 comes with pip install -c constraints.txt -e '.[bench]', vLLM from an
 environment of its own.
 """
@@ -70,7 +71,13 @@ def main(arguments: list[str] | None = None) -> None:
             contestant.prepare(folder)
     load = bench.load_average()
     bandwidth = bench.read_bandwidth()
-    print(f"memory is read at {bandwidth / 1e9:.1f} GB/s", flush=True)
+    multiply = bench.multiply_rate()
+    in_fp32 = multiply / 2 / weights_per_token()
+    print(
+        f"memory is read at {bandwidth / 1e9:.1f} GB/s; fp32 is multiplied at {multiply / 1e9:.0f} "
+        f"GFLOP/s, which allows {in_fp32:.0f} tokens/s however many readers there are",
+        flush=True,
+    )
     rows = measure(chosen, folder / "tokenizer.json", works, options.rounds, bandwidth)
     name = "bench_engines_grow" if options.grow else "bench_engines"
     results.save(
@@ -80,6 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
             "load_average": load,
             "shape": RUGPT3_MEDIUM,
             "read_gb_per_second": bandwidth / 1e9,
+            "fp32_gflops": multiply / 1e9,
+            "fp32_tokens_per_second": in_fp32,
             "contestants": rows,
         },
         command="python -m scripts.bench_engines" + given(parser, options),
@@ -90,10 +99,14 @@ def main(arguments: list[str] | None = None) -> None:
         print_ratios(rows)
 
 
-def contestants(folder: Path, slots: int, vllm: Path | None) -> list[Contestant]:
+def weights_per_token() -> int:
+    """Return how many weights a token is multiplied with: all but the positions."""
     width, layers = RUGPT3_MEDIUM["width"], RUGPT3_MEDIUM["layers"]
-    # All but the positions, of which a token takes one row.
-    weights = RUGPT3_MEDIUM["vocabulary"] * width + layers * (12 * width + 13) * width
+    return RUGPT3_MEDIUM["vocabulary"] * width + layers * (12 * width + 13) * width
+
+
+def contestants(folder: Path, slots: int, vllm: Path | None) -> list[Contestant]:
+    weights = weights_per_token()
     openvino, ct2 = conversion.open_conversion, bench_others.for_ctranslate2
     found = [
         Contestant(

@@ -113,20 +113,51 @@ def test_variants_of_one_prompt_wait_for_the_first_to_compute_it(bundled: Conver
     batch.close()
 
 
+def processor_seconds(batch: Batch, asked: list[Writing]) -> float:
+    for one in asked:
+        batch.add(one)
+    started = time.process_time()
+    while batch.busy:
+        batch.step()
+    return time.process_time() - started
+
+
 def test_variants_take_less_time_than_as_many_prompts(bundled: Conversion) -> None:
     def seconds(firsts: list[int]) -> float:
         batch = Batch(bundled, slots=8)
-        for first in firsts:
-            batch.add(writing(first, tokens=2, length=400))
-        started = time.process_time()
-        while batch.busy:
-            batch.step()
-        taken = time.process_time() - started
+        asked = [writing(first, tokens=2, length=400) for first in firsts]
+        taken = processor_seconds(batch, asked)
         batch.close()
         return taken
 
     rounds = [(seconds([1] * 8), seconds(list(range(1, 801, 100)))) for _ in range(3)]
     assert min(variants for variants, _ in rounds) < min(prompts for _, prompts in rounds) / 2
+
+
+def test_a_continued_story_is_not_computed_again(bundled: Conversion) -> None:
+    batch = Batch(bundled, slots=2)
+    again, anew = [], []
+    for first in (1, 1001, 2001):
+        story = writing(first, tokens=64, length=400)
+        written: list[int] = []
+        batch.add(story)
+        while batch.busy:
+            written += tokens_of(batch, story)
+        short = settings(Sampling(top_k=1), seed=1, room=2, end=8191)
+        again.append(processor_seconds(batch, [Writing(story.ids + written, short)]))
+        anew.append(processor_seconds(batch, [writing(first + 500, tokens=2, length=464)]))
+    assert min(again) < min(anew) / 2
+    batch.close()
+
+
+def test_a_warm_batch_has_nothing_left_to_write(bundled: Conversion) -> None:
+    batch = Batch(bundled, slots=2)
+    batch.warm([5, 6, 7])
+    assert not batch.busy
+    one = writing(10)
+    batch.add(one)
+    assert len(tokens_of(batch, one)) == 1
+    batch.close()
 
 
 def test_memory_is_bounded_by_the_slots(bundled: Conversion) -> None:
