@@ -31,7 +31,7 @@ STORIES = Path(__file__).parent / "data" / "sample_stories.jsonl"
 _ARRAY = 2**30  # bytes, far beyond any cache
 _READS = 8  # of the array; the best of them counts
 _ROWS, _INNER, _COLUMNS = 1024, 1024, 4096  # of matrices that keep all cores busy
-# What decides how fast small integers are multiplied, as Linux names it.
+# As Linux names them.
 _INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp")
 
 
@@ -123,20 +123,28 @@ def _stories(codec: Tokenizer) -> list[int]:
 
 def machine() -> dict[str, Any]:
     """Describe where this runs: processor, memory, the libraries that matter."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    flags = {
-        word for line in lines if line.startswith(("flags", "Features")) for word in line.split()
-    }
+    names = _processor("model name")
     versions = {name: metadata.version(name) for name in LIBRARIES if find_spec(name)}
     return {
         "processor": names[0] if names else "unknown",
-        "instructions": [name for name in _INSTRUCTIONS if name in flags],
+        "instructions": instructions(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "python": python_version(),
         "versions": versions,
     }
+
+
+def instructions() -> list[str]:
+    """Return what the processor knows of what decides how fast it multiplies."""
+    flags = {word for line in _processor("flags", "Features") for word in line.split()}
+    return [name for name in _INSTRUCTIONS if name in flags]
+
+
+def _processor(*keys: str) -> list[str]:
+    """Return what Linux says of the processor's cores under any of these keys."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(keys)]
 
 
 def load_average() -> float:

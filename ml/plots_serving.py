@@ -28,7 +28,7 @@ NAMES = {
     "bare": "OpenVINO GenAI as it comes, int8",
     "ct2": "CTranslate2, int8",
     "torch": "torch engine, fp32",
-    "batch": "transformers, bf16, static batch",
+    "batch": "transformers, static batch",
     "one": "transformers, fp32, one at a time",
     "vllm": "vLLM, bf16",
 }

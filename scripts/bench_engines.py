@@ -108,6 +108,8 @@ def weights_per_token() -> int:
 def contestants(folder: Path, slots: int, vllm: Path | None) -> list[Contestant]:
     weights = weights_per_token()
     openvino, ct2 = conversion.open_conversion, bench_others.for_ctranslate2
+    # Without instructions for it torch's bf16 is slower than fp32 by far.
+    low, size = ("bfloat16", 2) if "avx512_bf16" in bench.instructions() else ("float32", 4)
     found = [
         Contestant(
             OURS, partial(bench_engines.our_openvino, folder, slots), weights, prepare=openvino
@@ -116,7 +118,7 @@ def contestants(folder: Path, slots: int, vllm: Path | None) -> list[Contestant]
         Contestant("ct2", partial(bench_others.ctranslate2, folder), weights, prepare=ct2),
         # Its cache is in fp32 and reserved at once: 8 slots take 4 GB, 32 would take 15.
         Contestant("torch", partial(bench_engines.our_torch, folder, 8), 4 * weights, most=8),
-        Contestant("batch", partial(bench_others.transformers, folder, "bfloat16"), 2 * weights),
+        Contestant("batch", partial(bench_others.transformers, folder, low), size * weights),
         Contestant(ONE, partial(bench_others.transformers, folder, "float32"), 4 * weights, most=1),
     ]
     if vllm:
