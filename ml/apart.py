@@ -5,8 +5,8 @@
 
 A library that holds Python's lock during a step stops whatever else the process would do: each of
 the dozen hand-overs between threads in a transaction costs a step, and the slot that the
-transaction is to fill stays empty so long. Here the worker has a lock to itself. It also survives
-a library that crashes: the streams end, and the next ``submit`` raises EngineError.
+transaction is to fill stays empty so long. Here the worker has a lock to itself. It also outlives
+a library that crashes or hangs: the streams end, and the next ``submit`` raises EngineError.
 
 The two talk in lines of JSON over a socket: down come requests and cancellations, up a list of the
 news of many stories. The process ends with the socket, so also if the worker is killed.
@@ -37,8 +37,12 @@ from ml.engine import (
 
 _DEAD = "the engine's process has died"
 _GATHER = 0.05  # seconds for which words may wait for more; a story's beginning and end do not
+_SILENCE = 120.0  # seconds without a word while stories are open: the library hangs
+_CLOSING = 10.0  # seconds that a process may take to end
 _LINE = 2**24  # bytes: a list of what came while the worker was busy
 _LOG = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+log = logging.getLogger("worker")
 
 
 class Apart:
@@ -54,6 +58,7 @@ class Apart:
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._reading: asyncio.Task[None] | None = None
+        self._heard = 0.0  # when it last answered or had nothing to do, by the loop's clock
 
     @property
     def card(self) -> ModelCard:
@@ -63,17 +68,23 @@ class Apart:
     async def start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "ml.apart",
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-            )
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "ml.apart",
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+            except OSError as error:  # no memory, too many processes
+                ours.close()
+                raise EngineError(f"cannot start the engine's process: {error}") from error
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LINE)
         self._send(self._made_by | {"log_level": logging.getLogger().getEffectiveLevel()})
-        hello = json.loads(await self._reader.readline() or "{}")
+        hello: dict[str, Any] = {}
+        with suppress(ConnectionError):
+            hello = json.loads(await self._reader.readline() or "{}")
         if "card" not in hello:
             await self.close()
             raise EngineError(hello.get("error", _DEAD))
@@ -85,6 +96,8 @@ class Apart:
             raise EngineError(_DEAD)
         number = next(self._numbers)
         stream = Stream(on_cancel=lambda: self._cancel(number))
+        if not self._streams:
+            self._heard = asyncio.get_running_loop().time()
         self._streams[number] = stream
         self._asked[number] = asked = asyncio.get_running_loop().create_future()
         self._send({"id": number, **asdict(request)})
@@ -100,13 +113,17 @@ class Apart:
 
     async def _read(self) -> None:
         """Hand out what comes; once nothing does any more, end what is open."""
+        loop = asyncio.get_running_loop()
+        watching = loop.create_task(self._watch())
         try:
             async for line in self._reader:
+                self._heard = loop.time()
                 for news in json.loads(line):
                     self._take(news.pop("id"), **news)
         except ConnectionError:  # killed with our words unread
             pass
         finally:
+            watching.cancel()
             for stream in self._streams.values():
                 stream.end("error", GenerationError(_DEAD))
             self._streams.clear()
@@ -114,6 +131,15 @@ class Apart:
                 if not asked.done():
                     asked.set_exception(EngineError(_DEAD))
             self._asked.clear()
+
+    async def _watch(self) -> None:
+        """Kill a process that has hung: what it was to write ends, and whoever waits is told."""
+        loop = asyncio.get_running_loop()
+        while not (self._streams and loop.time() > self._heard + _SILENCE):
+            await asyncio.sleep(_SILENCE / 10)
+        log.error("the engine's process has been silent for %.0f s and is killed", _SILENCE)
+        if self._process:
+            self._process.kill()
 
     def _take(
         self,
@@ -125,7 +151,9 @@ class Apart:
     ) -> None:
         failure = None if error is None else _error(error)
         if asked := self._asked.pop(number, None):  # the first news: accepted or refused
-            if failure and not end:
+            if asked.done():  # whoever asked has been cancelled
+                self._cancel(number)
+            elif failure and not end:
                 self._streams.pop(number, None)
                 asked.set_exception(failure)
             else:
@@ -144,7 +172,11 @@ class Apart:
         for stream in list(self._streams.values()):
             stream.cancel()
         self._writer.close()
-        await self._process.wait()
+        try:
+            await asyncio.wait_for(self._process.wait(), _CLOSING)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
         if self._reading:
             await self._reading
 
@@ -189,6 +221,9 @@ class _Desk:
             return
         except EngineError:  # dead: so is this process
             self._writer.close()
+            return
+        except Exception as error:  # a request that the library does not understand
+            self._note(number, error=f"{type(error).__name__}: {error}")
             return
         self._streams[number] = stream
         self._note(number)

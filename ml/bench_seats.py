@@ -43,6 +43,7 @@ class Contestant:
 
 
 _WARMING = 4  # tokens of a story
+_ENDING = 30.0  # seconds that a contestant may take to end
 
 
 class Seat:
@@ -95,6 +96,8 @@ class Seat:
             process.suspend()
 
     def _processes(self) -> list[psutil.Process]:
+        if not self._system.is_running():
+            return []
         return [self._system, *self._system.children(recursive=True)]
 
     @property
@@ -107,6 +110,9 @@ class Seat:
             process.resume()
         with contextlib.suppress(BrokenPipeError):
             self._line.send(None)
+        self._process.join(_ENDING)
+        for process in self._processes():  # a library's thread may hold up one that has failed
+            process.kill()
         self._process.join()
 
 

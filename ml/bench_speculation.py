@@ -1,6 +1,6 @@
 """What speculative decoding could bring at best: a model of ruGPT-3 medium's size, a draft as wise.
 
-    save_pair(registry.BUNDLED, Path("out/bench_speculation"), copies=3, layers=31)
+    folder = save_pair(registry.BUNDLED, Path("out/bench_speculation"), copies=3, layers=31)
     plain, drafted = Speculation(folder), Speculation(folder, tokens=3)
     speed = drafted.write(readers=1, story=48, seed=1)
 
@@ -75,13 +75,14 @@ def _place(kind: str, value: Tensor, into: Tensor, copies: int) -> None:
         into[tuple(slice(length) for length in wide.shape)] = wide
 
 
-def save_pair(bundled: Path, work: Path, *, copies: int, layers: int) -> None:
-    """Write the widened model and the bundled one as its draft, converted, unless they are there.
+def save_pair(bundled: Path, work: Path, *, copies: int, layers: int) -> Path:
+    """Return a folder of the widened model and the bundled one as its draft, converted.
 
     With the library's own tokenizer beside them, without which it takes no draft.
     """
-    if all((work / name / FORM / "openvino_tokenizer.xml").is_file() for name in (MODEL, DRAFT)):
-        return
+    work = work / f"{copies}-copies-{layers}-layers"
+    if all((work / name / FORM / "openvino_detokenizer.xml").is_file() for name in (MODEL, DRAFT)):
+        return work
     from openvino_tokenizers import convert_tokenizer
 
     codec = tokenizer.load(bundled)
@@ -93,6 +94,7 @@ def save_pair(bundled: Path, work: Path, *, copies: int, layers: int) -> None:
             encode, decode = convert_tokenizer(codec, with_detokenizer=True)
         openvino.save_model(encode, work / name / FORM / "openvino_tokenizer.xml")
         openvino.save_model(decode, work / name / FORM / "openvino_detokenizer.xml")
+    return work
 
 
 @dataclass(frozen=True)

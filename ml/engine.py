@@ -57,7 +57,7 @@ class Stream:
 
     def __init__(self, on_cancel: Callable[[], object]) -> None:
         self.tokens = 0
-        self.finish_reason: str | None = None  # "stop", "length" or "cancelled"
+        self.finish_reason: str | None = None  # "stop", "length", "cancelled", "error"
         self._pieces: asyncio.Queue[str | GenerationError | None] = asyncio.Queue()
         self._on_cancel = on_cancel
 

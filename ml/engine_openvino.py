@@ -14,13 +14,13 @@ import json
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from ml import card, conversion, registry
+from ml.detokenizer import Detokenizer
 from ml.engine import EngineError, GenerationError, ModelCard, Request, Stream
 from ml.openvino_batch import Batch, News, Writing, settings
 
-_DEAD = "the generation thread has died"
+_DEAD = "the engine has ended"
 _TURNS = 4  # of the loop between steps: from a line on the socket to the batch, and back
 
 
@@ -33,7 +33,7 @@ class OpenVINOEngine:
         self._tokenizer: Tokenizer
         self._batch: Batch
         self._context = self._end = 0
-        self._streams: dict[Writing, tuple[Stream, DecodeStream]] = {}
+        self._streams: dict[Writing, tuple[Stream, Detokenizer]] = {}
         self._changed = asyncio.Event()
         self._stepping: asyncio.Task[None] | None = None
         self._closing = False
@@ -81,7 +81,7 @@ class OpenVINOEngine:
             ids, settings(request.sampling, seed=request.seed, room=room, end=self._end)
         )
         stream = Stream(on_cancel=lambda: self._drop(writing))
-        self._streams[writing] = stream, DecodeStream(skip_special_tokens=True)
+        self._streams[writing] = stream, Detokenizer(self._tokenizer)
         self._batch.add(writing)
         self._changed.set()
         return stream
@@ -121,11 +121,11 @@ class OpenVINOEngine:
         for one in news:
             if one.writing.cancelled:
                 continue
-            stream, decoder = self._streams[one.writing]
+            stream, detokenizer = self._streams[one.writing]
             for token in one.tokens:
                 stream.tokens += 1
-                if piece := (decoder.step(self._tokenizer, token) or "").replace("\ufffd", ""):
-                    stream.push(piece)  # without what stands for bytes that are no letter
+                if piece := detokenizer.step(token):
+                    stream.push(piece)
             if one.reason:
                 stream.end(one.reason, GenerationError(one.error) if one.error else None)
                 del self._streams[one.writing]

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from tokenizers.decoders import DecodeStream
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,6 +24,7 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from transformers.utils import logging
 
 from ml import card, processors, registry
+from ml.detokenizer import Detokenizer
 from ml.engine import (
     EngineError,
     GenerationError,
@@ -46,6 +46,7 @@ _LATE_RESULTS = 5.0  # seconds in which a cancelled request's last step may stil
 # Of the free memory on CUDA, for the key-value cache: the library would take 0.8 and leave no room
 # for the versions that ``ml.serving`` loads beside this one.
 _CACHE_SHARE = 0.3
+_LOOK = 0.01  # seconds
 _PAGE = 64  # tokens in a page of the key-value cache
 
 
@@ -71,6 +72,10 @@ class TorchEngine:
     async def start(self) -> None:
         await asyncio.to_thread(self._load)
         self._manager.start()
+        while self._manager.is_running() and self._manager.batch_processor is None:
+            await asyncio.sleep(_LOOK)  # its thread reserves the key-value cache
+        if not self._manager.is_running():
+            raise EngineError(f"{self._source!r}: no room for its key-value cache? see the log")
 
     def _load(self) -> None:
         logging.disable_progress_bar()
@@ -145,7 +150,7 @@ class TorchEngine:
 
     async def submit(self, request: Request) -> Stream:
         if not self._manager.is_running():
-            raise EngineError("the generation thread has died")
+            raise EngineError("the engine has ended")
         ids = card.prompt_ids(request, self.card, self._encode, self._tokenizer.eos_token_id)
         name = str(next(self._names))
         stream = Stream(on_cancel=lambda: self._drop(name))
@@ -164,14 +169,13 @@ class TorchEngine:
 
     def _reader(self, stream: Stream, name: str) -> Any:
         """Return the callback that turns the library's token lists into pieces of text."""
-        decoder = DecodeStream(skip_special_tokens=True)
-        backend = self._tokenizer.backend_tokenizer
+        detokenizer = Detokenizer(self._tokenizer.backend_tokenizer)
 
         def read(output: GenerationOutput) -> None:
             for token in output.generated_tokens[stream.tokens :]:
                 stream.tokens += 1
-                if piece := (decoder.step(backend, token) or "").replace("\ufffd", ""):
-                    stream.push(piece)  # without what stands for bytes that are no letter
+                if piece := detokenizer.step(token):
+                    stream.push(piece)
             if output.status == RequestStatus.FAILED:
                 stream.end("error", GenerationError(output.error or "unknown"))
             elif output.is_finished():

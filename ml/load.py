@@ -139,9 +139,13 @@ class WorkerProcess:
     log: deque[str]
 
     def cpu(self) -> tuple[float, float]:
-        """Return the seconds of processor time of the worker itself and of its engine's process."""
+        """Return the seconds of processor time of the worker itself and of what runs its engine.
+
+        That is a process of its own, or the worker.
+        """
+        own = _cpu(self.process.pid)
         children = psutil.Process(self.process.pid).children()
-        return _cpu(self.process.pid), sum(_cpu(child.pid) for child in children)
+        return own, sum(_cpu(child.pid) for child in children) if children else own
 
     def rss(self) -> int:
         """Return the resident memory of the process and its children, in bytes."""
@@ -166,7 +170,7 @@ def worker_settings(
 async def started_worker(folder: Path, environment: dict[str, str]) -> AsyncIterator[WorkerProcess]:
     """Run ``python -m ml.worker`` in a folder, from when it is ready; SIGTERM at the end.
 
-    Raises EngineError with its last words if it does not get ready.
+    Raises EngineError with its last words if it ends instead, TimeoutError if it takes too long.
     """
     started = time.perf_counter()
     process = await asyncio.create_subprocess_exec(

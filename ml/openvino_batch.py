@@ -95,29 +95,38 @@ class Batch:
 
     def step(self) -> list[News]:
         """Write a token of each. Raises RuntimeError if the library cannot go on."""
-        self._change_places()
+        refused = self._change_places()
         self._pipeline.step()
-        return list(self._news())
+        return [*refused, *self._news()]
 
-    def _change_places(self) -> None:
-        """Let who was cancelled go, and the next ones in."""
+    def _change_places(self) -> list[News]:
+        """Let who was cancelled go, and the next ones in; return whom the library refuses."""
         for writing in self._running:
             if writing.cancelled:
                 writing.handle.cancel()
         self._running = [writing for writing in self._running if not writing.cancelled]
-        computed = {tuple(writing.ids) for writing in self._running if not writing.begun}
+        known = {tuple(writing.ids) for writing in self._running if writing.begun}
+        computed = {tuple(writing.ids) for writing in self._running} - known
+        refused: list[News] = []
         waiting, self._waiting = self._waiting, deque()
         for writing in waiting:
             if writing.cancelled:
                 continue
-            if len(self._running) == self._slots or tuple(writing.ids) in computed:
+            prompt = tuple(writing.ids)
+            if len(self._running) == self._slots or prompt in computed:
                 self._waiting.append(writing)
                 continue
             ids = openvino.Tensor(np.array([writing.ids], dtype=np.int64))
-            name = next(self._names)
-            writing.handle = self._pipeline.add_request(name, ids, writing.settings)
+            try:
+                name = next(self._names)
+                writing.handle = self._pipeline.add_request(name, ids, writing.settings)
+            except (RuntimeError, TypeError, ValueError) as error:
+                refused.append(News(writing, [], "error", str(error)))
+                continue
             self._running.append(writing)
-            computed.add(tuple(writing.ids))
+            if prompt not in known:
+                computed.add(prompt)
+        return refused
 
     def _news(self) -> Iterator[News]:
         reasons = {

@@ -50,6 +50,8 @@ def given(parser: argparse.ArgumentParser, options: argparse.Namespace, *names: 
         value = getattr(options, name)
         if value != parser.get_default(name):
             flag = f" --{name.replace('_', '-')}"
+            if isinstance(value, list):
+                value = " ".join(map(str, value))
             words += flag if value is True else f"{flag} {value}"
     return words
 

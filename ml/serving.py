@@ -83,8 +83,8 @@ class Serving:
             if version_id in self._wanted and again > moment
         }
         if self._loading and self._loading.done():
-            self._loading.result()  # a mistake of ours ends the worker
-            self._loading = None
+            loading, self._loading = self._loading, None
+            loading.result()  # a mistake of ours ends the worker
         if versions and versions[0].id in self._open and versions[0].id != self._active:
             self._active = versions[0].id
             log.info("new stories are written by %s", versions[0])
@@ -133,7 +133,7 @@ class Serving:
         held.jobs -= 1
 
     async def close(self) -> None:
-        """Close all engines and give up one that is loading."""
+        """Close all engines, one that is loading after it has loaded."""
         if self._loading:
             await asyncio.wait([self._loading])  # a thread that loads cannot be stopped
         for held in self._open.values():

@@ -178,10 +178,12 @@ class Worker:
         next_beat = next_rescue = loop.time()
         next_follow = loop.time() + FOLLOW_EVERY
         while not (self._stopping and not self._tasks):
-            if self._dead:
-                raise self._dead
             taken = 0
             try:
+                # First of all: after a while without a database our own leases have run out.
+                if loop.time() >= next_beat:
+                    next_beat = loop.time() + BEAT
+                    await self._beat()
                 if loop.time() >= next_rescue:
                     next_rescue = loop.time() + RESCUE_EVERY
                     await self._rescue()
@@ -190,16 +192,15 @@ class Worker:
                     await self._serving.follow(await self._versions())
                 if not self._stopping:
                     taken = await self._claim()
-                if loop.time() >= next_beat:
-                    next_beat = loop.time() + BEAT
-                    await self._beat()
-            except UNAVAILABLE as error:  # a busy or restarting database: the leases outlast it
+            except UNAVAILABLE as error:  # a busy or restarting database
                 log.warning("the database does not answer: %s", error)
             if until_empty and not taken and not self._tasks:
-                return
+                break
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), TICK)
             self._wake.clear()
+        if self._dead:
+            raise self._dead
 
     def drain(self) -> None:
         """Take no new job; ``run`` returns when those under way are finished."""
@@ -210,13 +211,9 @@ class Worker:
         """Put the jobs under way back into the queue, as if never tried, and end."""
         self._stopping = self._giving_back = True
         self._wake.set()
-        held = dict(self._tasks)
         for writing in self._writings.values():
             writing.stream.cancel()
-        await asyncio.gather(*held.values())  # one that is being stored right now is stored
-        async with self._database.write() as session:
-            for claim in held:
-                await jobs.release(session, claim)
+        await asyncio.gather(*self._tasks.values())  # what is being stored right now is stored
 
     async def _rescue(self) -> None:
         async with self._database.write() as session:
@@ -278,17 +275,21 @@ class Worker:
             if self._giving_back:  # claimed at the last moment
                 writing.stream.cancel()
             async for piece in writing.stream:
-                writing.text += piece
+                writing.text += piece.replace("\0", "")  # which PostgreSQL does not store
             self._free(claim)
             if writing.stream.finish_reason != "cancelled":
                 await self._finish(claim, writing)
+            elif self._giving_back:
+                await self._release(claim)
         except (PromptTooLongError, ValueError) as error:  # will not be better next time
             await self._fail(claim, str(error), retry=False)
         except GenerationError as error:
             log.error("job %d: %s", claim.job_id, error)
             await self._fail(claim, str(error), retry=True)
-        except EngineError as error:
+        except EngineError as error:  # dead: what others write is finished, then the worker ends
             self._dead = error
+            self.drain()
+            await self._release(claim)
         finally:
             self._free(claim)
             self._writings.pop(claim, None)
@@ -311,6 +312,9 @@ class Worker:
         )
         held = await self._settle(lambda session: jobs.finish(session, claim, [answer]))
         log.info("job %d: %s", claim.job_id, f"{stream.tokens} tokens" if held else "lost")
+
+    async def _release(self, claim: jobs.Claim) -> None:
+        await self._settle(lambda session: jobs.release(session, claim))
 
     async def _fail(self, claim: jobs.Claim, error: str, *, retry: bool) -> None:
         await self._settle(lambda session: jobs.fail(session, claim, error, retry=retry))

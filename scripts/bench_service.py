@@ -17,7 +17,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -202,6 +202,8 @@ async def half_load(
     await readers.finished()
     await asyncio.sleep(2 * LOOK)
     looking.cancel()
+    with suppress(asyncio.CancelledError):
+        await looking
     rows = [job for job, _ in await readers.done(ids)]
     created = {job.id: job.created_at.timestamp() for job in rows}
     figures: dict[str, Any] = {"stories_per_second": rate, "stories": len(ids)}
@@ -221,18 +223,21 @@ async def soak(
 ) -> dict[str, Any]:
     """Keep the queue full and sample the worker's memory; growth from the second fifth on."""
     samples: list[float] = []
+    ids: list[int] = []
     number, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < 60 * options.minutes:
         if await readers.waiting() < 2 * options.slots:
             number += 1
-            await readers.ask(load.stories(64, longest=options.longest, seed=number))
+            ids += await readers.ask(load.stories(64, longest=options.longest, seed=number))
         if elapsed >= SAMPLE * len(samples):
             samples.append(worker.rss() / 2**20)
         await asyncio.sleep(1.0)
+    await readers.finished()
+    written = len(await readers.done(ids))
     before, after = load.settled(samples)
     growth = after / before - 1
     print(f"{before:.0f} MB after the warm-up, {after:.0f} MB at the end: {growth:+.1%}")
-    return {"stories": 64 * number, "rss_mb": samples, "growth": growth}
+    return {"stories": written, "rss_mb": samples, "growth": growth}
 
 
 if __name__ == "__main__":

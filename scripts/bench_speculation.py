@@ -35,11 +35,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.cores :])
-    save_pair(registry.BUNDLED, options.work, copies=COPIES, layers=options.layers)
+    folder = save_pair(registry.BUNDLED, options.work, copies=COPIES, layers=options.layers)
     load = bench.load_average()
     writers = {
-        n: Speculation(options.work, tokens=n, slots=max(options.readers))
-        for n in (0, *options.propose)
+        n: Speculation(folder, tokens=n, slots=max(options.readers)) for n in (0, *options.propose)
     }
     found: dict[tuple[int, int], list[Speed]] = defaultdict(list)
     for round_ in range(options.rounds + 1):
@@ -69,7 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
         options.out,
         {"machine": bench.machine(), "load_average": load, "rows": rows},
         command="python -m scripts.bench_speculation"
-        + results.given(parser, options, "rounds", "cores"),
+        + results.given(
+            parser, options, "rounds", "readers", "propose", "story", "layers", "cores"
+        ),
         config={"rounds": options.rounds, "copies": COPIES, "layers": options.layers},
         seed=0,
     )

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
@@ -46,6 +47,23 @@ class Fragile(EchoEngine):
         stream.push(" начало")
         stream.end("error", GenerationError("чернила высохли"))
         return stream
+
+
+class Hanging(EchoEngine):
+    """Accepts a request and then stops for ever."""
+
+    async def submit(self, request: Request) -> Stream:  # noqa: ARG002 (whatever it is)
+        asyncio.get_running_loop().call_later(0.2, time.sleep, 1000)
+        return Stream(on_cancel=lambda: None)
+
+
+class Puzzled(EchoEngine):
+    """Its library does not understand a seed below zero."""
+
+    async def submit(self, request: Request) -> Stream:
+        if request.seed < 0:
+            raise TypeError("seed")
+        return await super().submit(request)
 
 
 async def text(stream: Stream) -> str:
@@ -194,3 +212,66 @@ async def test_openvino_apart_names_a_model_that_cannot_be_loaded(tmp_path: Path
     engine = Apart("ml.engine_openvino:OpenVINOEngine", str(tmp_path / "none"), slots=1)
     with pytest.raises(EngineError, match="cannot load the model"):
         await engine.start()
+
+
+async def test_process_that_hangs_is_killed_and_whoever_waits_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(apart, "_SILENCE", 1.0)
+    engine = Apart(f"{HERE}:Hanging")
+    await engine.start()
+    stream = await engine.submit(Request("Кот"))
+    with pytest.raises(GenerationError, match="died"):
+        await text(stream)
+    with pytest.raises(EngineError):
+        await engine.submit(Request("Кот"))
+    await engine.close()
+
+
+async def test_process_that_has_nothing_to_write_may_be_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(apart, "_SILENCE", 0.2)
+    engine = Apart(ECHO, words=3)
+    await engine.start()
+    await asyncio.sleep(1.0)
+    assert await text(await engine.submit(Request("Кот"))) == " Кот Кот Кот."
+    await engine.close()
+
+
+async def test_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_CLOSING", 0.5)
+    engine = Apart(f"{HERE}:Hanging")
+    await engine.start()
+    await engine.submit(Request("Кот"))
+    await asyncio.sleep(0.5)  # by now it hangs
+    await asyncio.wait_for(engine.close(), 30)
+
+
+async def test_request_that_the_library_does_not_understand_fails_alone() -> None:
+    engine = Apart(f"{HERE}:Puzzled", words=2)
+    await engine.start()
+    with pytest.raises(GenerationError, match="seed"):
+        await engine.submit(Request("Кот", seed=-1))
+    assert await text(await engine.submit(Request("Кот", seed=1))) == " Кот Кот."
+    await engine.close()
+
+
+async def test_process_that_cannot_be_started_is_an_engine_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    with pytest.raises(EngineError, match="Cannot allocate memory"):
+        await Apart(ECHO).start()
+
+
+async def test_request_whose_caller_is_gone_disturbs_nobody(echo: Apart) -> None:
+    asking = asyncio.create_task(echo.submit(Request("один")))
+    await asyncio.sleep(0)
+    asking.cancel()
+    stream = await echo.submit(Request("два", sampling=Sampling(max_tokens=2)))
+    assert await text(stream) == " два два."
+    assert echo._streams == {}

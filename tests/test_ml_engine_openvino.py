@@ -100,16 +100,35 @@ def test_a_finished_request_s_slot_is_written_in_by_the_next_step(bundled: Conve
 
 def test_variants_of_one_prompt_wait_for_the_first_to_compute_it(bundled: Conversion) -> None:
     batch = Batch(bundled, slots=4)
-    first, second, other = writing(10, length=200), writing(10, length=200), writing(90)
-    for one in (first, second, other):
+    first, second, third = (writing(10, length=200) for _ in range(3))
+    other = writing(90)
+    for one in (first, second, third, other):
         batch.add(one)
     assert {news.writing for news in batch.step()} == {first, other}  # who waits holds up nobody
-    assert {news.writing for news in batch.step()} == {first, second, other}
-    third, fourth = writing(50, length=200), writing(50, length=200)
-    batch.add(third)
-    batch.add(fourth)
-    third.cancelled = True
-    assert fourth in {news.writing for news in batch.step()}
+    assert {news.writing for news in batch.step()} == {first, second, third, other}
+    batch.close()
+
+
+def test_a_variant_whose_first_is_cancelled_goes_on_alone(bundled: Conversion) -> None:
+    batch = Batch(bundled, slots=4)
+    first, second = writing(50, length=400), writing(50, length=400)  # two steps' worth
+    batch.add(first)
+    batch.add(second)
+    assert batch.step() == []
+    first.cancelled = True
+    assert len(tokens_of(batch, second)) == 1  # it goes on where the first was
+    batch.close()
+
+
+def test_a_request_that_the_library_refuses_fails_alone(bundled: Conversion) -> None:
+    batch = Batch(bundled, slots=2)
+    fine, wrong = writing(10), writing(20)
+    wrong.settings.max_new_tokens = 0
+    batch.add(fine)
+    batch.add(wrong)
+    news = {one.writing: one for one in batch.step()}
+    assert (news[fine].reason, news[wrong].reason) == (None, "error")
+    assert len(tokens_of(batch, fine)) == 1
     batch.close()
 
 
@@ -282,12 +301,12 @@ async def test_a_dead_library_is_told_to_every_reader(
     def fail() -> list[Any]:
         raise RuntimeError("Check 'x' failed\nat src/model.cpp")
 
-    running, waiting = [await engine.submit(Request("Вечер")) for _ in range(2)]
+    streams = [await engine.submit(Request("Вечер")) for _ in range(3)]  # the last waits for a slot
     monkeypatch.setattr(engine._batch, "step", fail)
-    for stream in (running, waiting):
-        with pytest.raises(GenerationError, match=r"thread has died: Check 'x' failed at src"):
+    for stream in streams:
+        with pytest.raises(GenerationError, match=r"the engine has ended: Check 'x' failed at src"):
             [piece async for piece in stream]
-    with pytest.raises(EngineError, match="thread has died"):
+    with pytest.raises(EngineError, match="the engine has ended"):
         await engine.submit(Request("Вечер"))
 
 

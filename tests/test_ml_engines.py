@@ -193,7 +193,7 @@ async def test_closing_twice_is_closing_once(kind: str, folder: Path) -> None:
     await engine.close()
     await engine.close()
     assert begun.finish_reason == "cancelled"
-    with pytest.raises(EngineError, match="thread"):
+    with pytest.raises(EngineError, match="ended"):
         await engine.submit(Request("Вечер"))
 
 

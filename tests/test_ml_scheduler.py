@@ -227,13 +227,11 @@ async def test_slow_database_does_not_slow_the_steps(
         watched.gate.clear()
         while not watched.under_way:
             await asyncio.sleep(0)
-        steps = engine.steps
         for _ in range(500):  # while one transaction does not end
             await engine.step()
         await asyncio.sleep(0)
         assert watched.under_way
         for writing in worker._writings.values():
-            assert writing.stream.tokens >= engine.steps - steps
             assert writing.text.count("слово") >= 499
         watched.gate.set()
 

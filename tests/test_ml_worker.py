@@ -222,9 +222,29 @@ async def test_a_story_that_always_fails_ends(
 
 
 async def test_a_dead_engine_ends_the_worker(database: Database) -> None:
-    await add(database)
+    job_id = await add(database)
     with pytest.raises(EngineError, match="thread"):
         await Worker(database, Failing(EngineError("the thread died")), slots=1).run()
+    job = await read(database, job_id)  # which another worker may take at once, unharmed
+    assert (job.status, job.attempts, job.worker) == (JobStatus.QUEUED, 0, None)
+
+
+async def test_an_engine_that_dies_lets_the_others_finish(database: Database) -> None:
+    class Dying(EchoEngine):
+        async def submit(self, request: Request) -> Stream:
+            if request.prompt == "смерть":
+                raise EngineError("the thread died")
+            return await super().submit(request)
+
+    first = await add(database)
+    worker = Worker(database, Dying(delay=0.03, words=20), slots=2)
+    running = asyncio.create_task(worker.run())
+    await until(database, first, lambda job: job.status == JobStatus.RUNNING)
+    last = await add(database, number=2, prompt="смерть")
+    with pytest.raises(EngineError, match="thread"):
+        await running
+    assert (await read(database, first)).status == JobStatus.DONE
+    assert (await read(database, last)).attempts == 0
 
 
 async def test_a_story_without_words_is_not_delivered(
