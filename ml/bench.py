@@ -30,7 +30,6 @@ LIBRARIES = ("openvino", "openvino_genai", "torch", "transformers", "ctranslate2
 STORIES = Path(__file__).parent / "data" / "sample_stories.jsonl"
 _ARRAY = 2**30  # bytes, far beyond any cache
 _READS = 8  # of the array; the best of them counts
-_ROWS, _INNER, _COLUMNS = 1024, 1024, 4096  # of matrices that keep all cores busy
 # As Linux names them.
 _INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp")
 
@@ -163,24 +162,4 @@ def read_bandwidth() -> float:
             started = time.perf_counter()
             list(pool.map(np.max, parts))
             best = max(best, array.nbytes / (time.perf_counter() - started))
-    return best
-
-
-def multiply_rate() -> float:
-    """Return the floating-point operations a second of large matrices in fp32, all cores at once.
-
-    Needs torch. Instructions for small integers, where the processor has them, do several times
-    as many operations.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    left, right = torch.ones(_ROWS, _INNER), torch.ones(_INNER, _COLUMNS)
-    best = 0.0
-    for _ in range(_READS):
-        started = time.perf_counter()
-        left @ right
-        best = max(best, 2 * _ROWS * _INNER * _COLUMNS / (time.perf_counter() - started))
-    torch.set_num_threads(before)
     return best

@@ -17,6 +17,9 @@ from ml.bench import Run, Writer
 from ml.bench_engines import SETTINGS, encoder
 from ml.conversion import whole
 
+_ROWS, _INNER, _COLUMNS = 1024, 1024, 4096  # of matrices that keep all cores busy
+_TRIES = 8  # the best of them counts
+
 
 @contextlib.contextmanager
 def transformers(folder: Path, dtype: str) -> Iterator[Writer]:
@@ -106,3 +109,23 @@ def for_ctranslate2(folder: Path) -> Path:
             converter = library.converters.TransformersConverter(str(folder))
             converter.convert(str(part), quantization="int8", force=True)
     return converted
+
+
+def multiply_rate() -> float:
+    """Return the floating-point operations a second of large matrices in fp32, all cores at once.
+
+    Instructions for small integers, where the processor has them, do several times
+    as many operations.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    left, right = torch.ones(_ROWS, _INNER), torch.ones(_INNER, _COLUMNS)
+    best = 0.0
+    for _ in range(_TRIES):
+        started = time.perf_counter()
+        left @ right
+        best = max(best, 2 * _ROWS * _INNER * _COLUMNS / (time.perf_counter() - started))
+    torch.set_num_threads(before)
+    return best

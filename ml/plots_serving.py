@@ -81,7 +81,8 @@ def draw_bench_engines_grow(result: Result) -> "Figure":
         for one in (speed, first):
             one.set_ylim(bottom=0)
         if key == "readers":
-            speed.set_ylim(0, 1.5 * max(level["speed"] for level in levels))
+            most = max(level["speed"] for level in levels)
+            speed.set_ylim(0, max(1.5 * most, 1.1 * result["fp32_tokens_per_second"]))
         first.set_xlabel(label)
         count_axis(first.xaxis)
     axes[0].set_ylabel("tokens per second")

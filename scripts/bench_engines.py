@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
             contestant.prepare(folder)
     load = bench.load_average()
     bandwidth = bench.read_bandwidth()
-    multiply = bench.multiply_rate()
+    multiply = bench_others.multiply_rate()
     in_fp32 = multiply / 2 / weights_per_token()
     print(
         f"memory is read at {bandwidth / 1e9:.1f} GB/s; fp32 is multiplied at {multiply / 1e9:.0f} "

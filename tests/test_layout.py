@@ -27,9 +27,9 @@ MODELS = {
 }
 DOORS = {
     "torch": {f"ml.{name}" for name in MODELS | {"engine_torch", "openvino_model", "processors"}}
-    | {"ml.bench_forms", "ml.bench_model", "ml.bench_others"},
+    | {"ml.bench_forms", "ml.bench_model", "ml.bench_others", "ml.bench_speculation"},
     "openai": {"ml.synthetic", "ml.completions"},
-    "openvino": {"ml.openvino_quiet", "ml.openvino_model"},
+    "openvino": {"ml.openvino_quiet", "ml.openvino_model", "ml.bench_speculation"},
     "nncf": {"ml.openvino_weights"},
     "matplotlib": {"ml.plots_style"},
     "sklearn": {"ml.authors"},

@@ -28,4 +28,4 @@ def test_every_variant_is_timed_and_its_weights_are_measured(
         assert min(row["milliseconds"].values()) > 0
     int8, int4 = (row["worse"] for row in result["rows"])
     assert abs(int8) < 0.002
-    assert int4 > 0.005
+    assert int4 > 0.002  # 0.5 % with VNNI, 0.4 % without
