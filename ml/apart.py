@@ -58,7 +58,7 @@ class Apart:
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._reading: asyncio.Task[None] | None = None
-        self._heard = 0.0  # when it last answered or had nothing to do, by the loop's clock
+        self._silent = 0  # tenths of _SILENCE since it last answered or had nothing to do
 
     @property
     def card(self) -> ModelCard:
@@ -96,8 +96,6 @@ class Apart:
             raise EngineError(_DEAD)
         number = next(self._numbers)
         stream = Stream(on_cancel=lambda: self._cancel(number))
-        if not self._streams:
-            self._heard = asyncio.get_running_loop().time()
         self._streams[number] = stream
         self._asked[number] = asked = asyncio.get_running_loop().create_future()
         self._send({"id": number, **asdict(request)})
@@ -113,11 +111,10 @@ class Apart:
 
     async def _read(self) -> None:
         """Hand out what comes; once nothing does any more, end what is open."""
-        loop = asyncio.get_running_loop()
-        watching = loop.create_task(self._watch())
+        watching = asyncio.create_task(self._watch())
         try:
             async for line in self._reader:
-                self._heard = loop.time()
+                self._silent = 0
                 for news in json.loads(line):
                     self._take(news.pop("id"), **news)
         except ConnectionError:  # killed with our words unread
@@ -133,10 +130,13 @@ class Apart:
             self._asked.clear()
 
     async def _watch(self) -> None:
-        """Kill a process that has hung: what it was to write ends, and whoever waits is told."""
-        loop = asyncio.get_running_loop()
-        while not (self._streams and loop.time() > self._heard + _SILENCE):
+        """Kill a process that has hung: what it was to write ends, and whoever waits is told.
+
+        Ticks are counted, not time: a worker that is stopped and goes on has lost nothing.
+        """
+        while self._silent < 10:
             await asyncio.sleep(_SILENCE / 10)
+            self._silent = self._silent + 1 if self._streams else 0
         log.error("the engine's process has been silent for %.0f s and is killed", _SILENCE)
         if self._process:
             self._process.kill()
