@@ -7,6 +7,7 @@ Each function loads a model folder in its contestant's own process (see ``ml.ben
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -35,6 +36,28 @@ def our_openvino(folder: Path, slots: int) -> Iterator[Writer]:
     make = lambda: Apart("ml.engine_openvino:OpenVINOEngine", str(folder), slots=slots)  # noqa: E731
     with _through_the_protocol(make) as write:
         yield write
+
+
+@contextlib.contextmanager
+def our_int4(folder: Path, slots: int) -> Iterator[Writer]:
+    """The same with weights in int4."""
+    with our_openvino(in_int4(folder), slots) as write:
+        yield write
+
+
+def in_int4(folder: Path) -> Path:
+    """Return a model's twin that serves in int4, made the first time.
+
+    It is rounded to the nearest: random weights have nothing to fit to.
+    """
+    twin = folder.with_name(f"{folder.name}-int4")
+    if not twin.is_dir():
+        from ml.openvino_model import convert
+
+        with conversion.whole(twin) as part:
+            shutil.copytree(folder, part, dirs_exist_ok=True)
+            convert(part, part / conversion.BUNDLED, formats=["int4"], fit=False)
+    return twin
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ml.evaluate import bits_per_character
 from ml.gpt import CausalLM
 from ml.openvino_batch import MODEL
-from ml.openvino_model import Converted, export
+from ml.openvino_model import Converted, export, int4_group
 from ml.openvino_weights import fitting, save, stories
 
 
@@ -29,10 +29,11 @@ def save_forms(
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing, which torch deprecates
-        exported = export(_load(folder))
+        model = _load(folder)
+        exported = export(model)
     for form in missing:
         (target / form).mkdir(parents=True, exist_ok=True)
-        save(exported, target / form / MODEL, form, texts=texts)
+        save(exported, target / form / MODEL, form, group=int4_group(model), texts=texts)
         shutil.copy(folder / "config.json", target / form)
 
 

@@ -6,6 +6,7 @@
 Measured in seconds of processor on one thread, which others' work on the machine hardly changes.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from ml.conversion import GROUP
 from ml.decoding import Sampling
 from ml.openvino_batch import properties, settings
 from ml.openvino_quiet import openvino, openvino_genai
+from ml.openvino_weights import INT4_GROUP
 
 _ONE_THREAD = {"INFERENCE_NUM_THREADS": 1, "sampler_num_threads": 1}
 _PROMPT = 25  # tokens
@@ -41,7 +43,7 @@ def variants(width: int) -> list[Variant]:
         Variant("int8, a whole row: as served", group=width),
         Variant("activations in fp32", group=0),
         Variant("int8 symmetric, a whole row", "int8 symmetric", width),
-        Variant("int4, groups of 64", "int4", 64),
+        Variant("int4", "int4", math.gcd(width, INT4_GROUP)),
         Variant("bf16 between the matrices", settings={"INFERENCE_PRECISION_HINT": "bf16"}),
         Variant("cache in fp32", settings={"KV_CACHE_PRECISION": "f32"}),
     ]

@@ -29,9 +29,10 @@ from ml.evaluate import bits_per_character
 from ml.gpt import CausalLM
 from ml.openvino_batch import MODEL, properties
 from ml.openvino_quiet import openvino
-from ml.openvino_weights import save, stories
+from ml.openvino_weights import INT4_GROUP, fitting, save, stories
 
 FORMATS = ("int8", "fp16", "fp32")  # of the weights, the smallest first; the last loses nothing
+INT4 = ("int4", *FORMATS)  # for whoever has the patience: int4 takes as long as a short training
 LOSS = 0.01  # by how much more bits per character a smaller format may serve
 _STRIDE = 64  # tokens at a time, so that most are predicted out of the cache, as in serving
 # What the libraries raise for a model they cannot read or convert.
@@ -42,18 +43,24 @@ _BROKEN = (
 
 
 def convert(
-    model: Path, target: Path, *, formats: Sequence[str] = FORMATS, loss: float = LOSS
+    model: Path,
+    target: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    loss: float = LOSS,
+    fit: bool = True,
 ) -> Conversion:
     """Write the first of ``formats`` that is good enough to ``target`` and return it.
 
-    Raises ConversionError if none is, or for a folder that cannot be read or written.
+    int4 is fitted to our sample stories unless ``fit`` is false: on random weights there is nothing
+    to fit. Raises ConversionError if none is, or for a folder that cannot be read or written.
     """
     started = time.monotonic()
     log.info("converting %s for OpenVINO, once", model)
     with warnings.catch_warnings(), whole(target) as part:
         warnings.simplefilter("ignore")  # of tracing, which torch deprecates
         try:
-            meta = _write(model, part, formats, loss)
+            meta = _write(model, part, formats, loss, fit)
         except _BROKEN as error:
             line = " ".join(str(error).split())[:200]
             raise ConversionError(f"{model}: cannot be converted for OpenVINO: {line}") from error
@@ -62,7 +69,9 @@ def convert(
     return Conversion(target, meta)
 
 
-def _write(model: Path, part: Path, formats: Sequence[str], loss: float) -> dict[str, Any]:
+def _write(
+    model: Path, part: Path, formats: Sequence[str], loss: float, fit: bool
+) -> dict[str, Any]:
     digest = registry.weights_sha256(model)
     original: Any = AutoModelForCausalLM.from_pretrained(
         model, dtype=torch.float32, attn_implementation="sdpa"
@@ -78,7 +87,8 @@ def _write(model: Path, part: Path, formats: Sequence[str], loss: float) -> dict
     log.info("the original: %.4f bits per character", bits["original"])
     exported = export(original)
     for form in formats:
-        save(exported, part / MODEL, form)
+        texts = fitting(tokenizer) if form == "int4" and fit else []
+        save(exported, part / MODEL, form, group=int4_group(original), texts=texts)
         for group in _groups(original, form):
             name = form if group == GROUP else f"{form} in groups of {group}"
             bits[name] = measure(Converted(part / MODEL, group))
@@ -103,13 +113,26 @@ def _groups(model: PreTrainedModel, form: str) -> list[int]:
     """Return how many activations may share a scale, the most first: fewer scales are faster.
 
     On 350 million parameters 1.2 to 1.4 times (docs/performance.md), on small models nothing.
-    The number must divide the inputs of every matrix, else the library multiplies in fp32.
+    The number must divide the inputs of every matrix, and in int4 the weights that share one, else
+    the library multiplies in fp32.
     """
-    config = model.config
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
-    width = math.gcd(config.hidden_size, inner or 4 * config.hidden_size)
+    if form == "int4":
+        return [int4_group(model)]
+    width = _width(model)
     large = form == "int8" and width > GROUP and model.num_parameters() >= card.SMALL
     return [width, GROUP] if large else [GROUP]
+
+
+def int4_group(model: PreTrainedModel) -> int:
+    """Return how many of a model's weights share a scale in int4."""
+    return math.gcd(INT4_GROUP, _width(model))
+
+
+def _width(model: PreTrainedModel) -> int:
+    """Return the largest number that divides the inputs of every matrix."""
+    config = model.config
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    return math.gcd(config.hidden_size, inner or 4 * config.hidden_size)
 
 
 def export(model: PreTrainedModel) -> openvino.Model:

@@ -1,9 +1,10 @@
 """A model's weights in smaller numbers, on disk.
 
-    save(exported, Path("openvino_model.xml"), "int4", texts=[[17, 4, 250], [3, 99]])
+    save(exported, Path("openvino_model.xml"), "int4", group=128, texts=[[17, 4, 250], [3, 99]])
 
-A conversion is in int8, fp16 or fp32. ``int8 symmetric`` and ``int4``, its rounding fitted to texts
-(GPTQ, E. Frantar et al., 2022), were tried and are hardly faster (docs/performance.md).
+A conversion is in int4, int8, fp16 or fp32. int4 leaves embeddings and head in int8, and its
+rounding is fitted to texts (GPTQ, E. Frantar et al., 2022). ``int8 symmetric`` was tried and is
+hardly faster (docs/performance.md).
 """
 
 import contextlib
@@ -17,18 +18,24 @@ import numpy as np
 
 from ml.openvino_quiet import openvino
 
-INT4_GROUP = 64  # weights that share a scale
+INT4_GROUP = 128  # weights that share a scale, where that divides the inputs of every matrix
 STORIES = Path(__file__).parent / "data" / "sample_stories.jsonl"
 _MEASURED, _CHARACTERS = 8, 1000  # of the stories, to measure a form on
 _FITTING, _TOKENS = 32, 256  # of the others, to fit int4 to
 
 
 def save(
-    model: openvino.Model, file: Path, form: str, *, texts: Sequence[Sequence[int]] = ()
+    model: openvino.Model,
+    file: Path,
+    form: str,
+    *,
+    group: int = INT4_GROUP,
+    texts: Sequence[Sequence[int]] = (),
 ) -> None:
     """Write a copy of a model in fp32 with its weights in ``form``.
 
-    ``texts`` are tokens to fit int4 to; without any it is rounded to the nearest.
+    In int4 ``group`` weights share a scale; ``texts`` are tokens to fit it to, without any it is
+    rounded to the nearest.
     """
     model = model.clone()
     if form.startswith("int"):
@@ -37,8 +44,8 @@ def save(
         how: dict[str, Any] = {"mode": nncf.CompressWeightsMode.INT8_ASYM}
         if form == "int8 symmetric":
             how = {"mode": nncf.CompressWeightsMode.INT8_SYM}
-        if form == "int4":  # embeddings and head stay in int8
-            how = {"mode": nncf.CompressWeightsMode.INT4_SYM, "group_size": INT4_GROUP, "ratio": 1}
+        if form == "int4":
+            how = {"mode": nncf.CompressWeightsMode.INT4_SYM, "group_size": group, "ratio": 1}
             if texts:
                 data = nncf.Dataset([_inputs(ids) for ids in texts])
                 how |= {"gptq": True, "dataset": data, "subset_size": len(texts)}

@@ -25,6 +25,7 @@ Row = Mapping[str, Any]
 
 NAMES = {
     "ours": "OpenVINO engine, int8",
+    "int4": "OpenVINO engine, int4",
     "bare": "OpenVINO GenAI as it comes, int8",
     "ct2": "CTranslate2, int8",
     "torch": "torch engine, fp32",
@@ -51,8 +52,8 @@ def draw_bench_engines(result: Result) -> "Figure":
         else:
             speed.plot(at, speeds, **style)
         first.plot(at, [level["first_p95"] for level in levels], **style)
-    most = max(row["limit_tokens_per_second"] for row in result["contestants"])
-    _draw_limit(speed, readers, [most * n for n in readers])
+    limits = {row["name"]: row["limit_tokens_per_second"] for row in result["contestants"]}
+    _draw_limit(speed, readers, [limits.get("ours", max(limits.values())) * n for n in readers])
     _draw_fp32(speed, result)
     _by_readers([speed, first], readers)
     speed.set_yscale("log")

@@ -5,10 +5,11 @@ python -m scripts.bench_engines [--rounds 3] [--readers 1 4 8 16 32] [--vllm PRO
 
 All of them in one run, in turns; nothing is downloaded. The bandwidth of the memory, measured in
 the same run, bounds a single reader: each token takes all weights to read. Many readers are bounded
-by how fast the cores multiply; in fp32 that is measured, too. --grow measures our engine alone as
-readers, openings and stories grow. A first run builds and converts the model,
-3 minutes; CTranslate2 comes with pip install -c constraints.txt -e '.[bench]', vLLM from an
-environment of its own.
+by how fast the cores multiply; in fp32 that is measured, too. Ours takes part in int8 and in int4,
+which ruGPT-3's own weights would have to be good enough for. --grow measures ours in int8 alone, as
+readers, openings and stories grow. A first run builds and converts the model, 5 minutes;
+CTranslate2 comes with pip install -c constraints.txt -e '.[bench]', vLLM from an environment of its
+own.
 """
 
 import argparse
@@ -26,9 +27,10 @@ from ml import bench, bench_engines, bench_others, conversion, results
 from ml.bench import Run, Work
 from ml.bench_seats import Contestant, Seat, interleave, seated
 from ml.gpt import RUGPT3_MEDIUM
+from ml.openvino_weights import INT4_GROUP
 
 READERS = [1, 4, 8, 16, 32]
-OURS, ONE = "ours", "one"
+OURS, INT4, ONE = "ours", "int4", "one"
 # What grows, one thing at a time.
 GROWING = {
     "readers": [Work(readers) for readers in (1, 4, 16, 48)],
@@ -95,8 +97,10 @@ def main(arguments: list[str] | None = None) -> None:
         config={"rounds": options.rounds},
         seed=0,
     )
-    if OURS in [row["name"] for row in rows] and not options.grow:
-        print_ratios(rows)
+    if not options.grow:
+        for name in (OURS, INT4):
+            if name in [row["name"] for row in rows]:
+                print_ratios(rows, name)
 
 
 def weights_per_token() -> int:
@@ -107,12 +111,23 @@ def weights_per_token() -> int:
 
 def contestants(folder: Path, slots: int, vllm: Path | None) -> list[Contestant]:
     weights = weights_per_token()
-    openvino, ct2 = conversion.open_conversion, bench_others.for_ctranslate2
+    openvino, ct2, in_int4 = (
+        conversion.open_conversion,
+        bench_others.for_ctranslate2,
+        bench_engines.in_int4,
+    )
+    head = RUGPT3_MEDIUM["vocabulary"] * RUGPT3_MEDIUM["width"]
     # Without instructions for it torch's bf16 is slower than fp32 by far.
     low, size = ("bfloat16", 2) if "avx512_bf16" in bench.instructions() else ("float32", 4)
     found = [
         Contestant(
             OURS, partial(bench_engines.our_openvino, folder, slots), weights, prepare=openvino
+        ),
+        Contestant(
+            INT4,
+            partial(bench_engines.our_int4, folder, slots),
+            head + (weights - head) * (0.5 + 2 / INT4_GROUP),  # a scale in fp16 for each group
+            prepare=in_int4,
         ),
         Contestant("bare", partial(bench_engines.bare_openvino, folder), weights, prepare=openvino),
         Contestant("ct2", partial(bench_others.ctranslate2, folder), weights, prepare=ct2),
@@ -180,22 +195,22 @@ def row(
     }
 
 
-def print_ratios(rows: Sequence[dict[str, Any]]) -> None:
-    """Print by how many times ours is faster than each; beyond its most another is no faster."""
+def print_ratios(rows: Sequence[dict[str, Any]], ours: str) -> None:
+    """Print by how many times one is faster than each; beyond its most another is no faster."""
     for figure, title in (("speed", "by the clock"), ("per_processor_second", "by the processor")):
         found = {
             row["name"]: {level["readers"]: level[figure] for level in row["levels"]}
             for row in rows
         }
-        readers = list(found[OURS])
-        print(f"ours ÷ another {title}, readers:", *(f"{n:>7}" for n in readers))
+        readers = list(found[ours])
+        print(f"{ours} ÷ another {title}, readers:", *(f"{n:>7}" for n in readers))
         for name, speed in found.items():
-            if name != OURS:
-                ratios = (found[OURS][n] / speed.get(n, speed[max(speed)]) for n in readers)
+            if name != ours:
+                ratios = (found[ours][n] / speed.get(n, speed[max(speed)]) for n in readers)
                 print(f"{name:>30}", *(f"{ratio:7.2f}" for ratio in ratios))
-        limit = next(row["limit_tokens_per_second"] for row in rows if row["name"] == OURS)
+        limit = next(row["limit_tokens_per_second"] for row in rows if row["name"] == ours)
         if 1 in readers:
-            print(f"one reader gets {found[OURS][1] / limit:.0%} of what the memory allows")
+            print(f"one reader gets {found[ours][1] / limit:.0%} of what the memory allows")
 
 
 def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:

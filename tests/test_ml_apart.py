@@ -171,6 +171,21 @@ async def test_engine_ends_with_the_worker_and_not_by_signals_to_all(echo: Apart
     await asyncio.to_thread(process.wait, 60)
 
 
+async def test_process_asks_for_large_pages_unless_its_operator_knows_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for set_, expected in ((None, "glibc.malloc.hugetlb=1"), ("", "")):
+        if set_ is not None:
+            monkeypatch.setenv("GLIBC_TUNABLES", set_)
+        engine = Apart(ECHO)
+        await engine.start()
+        (process,) = (
+            child for child in psutil.Process().children() if "ml.apart" in child.cmdline()
+        )
+        assert process.environ()["GLIBC_TUNABLES"] == expected
+        await engine.close()
+
+
 async def test_closing_twice_or_before_the_start_does_nothing(echo: Apart) -> None:
     await Apart(ECHO).close()
     stream = await echo.submit(Request("Кот"))

@@ -13,7 +13,7 @@ from ml.conversion import ConversionError
 from ml.evaluate import bits_per_character
 from ml.gpt import gpt_config, llama_config, load_gpt, new_gpt
 from ml.openvino_batch import MODEL
-from ml.openvino_model import LOSS, Converted, convert
+from ml.openvino_model import INT4, LOSS, Converted, convert
 from ml.tokenizer import load
 from scripts import convert_model
 from tests.engines import CONTEXT, trained
@@ -139,6 +139,38 @@ def test_groups_that_are_too_wide_give_way_to_the_librarys(
     with caplog.at_level(logging.WARNING, "openvino"):
         made = convert(folder, tmp_path / "converted")
     assert ours(caplog) == ["int8 in groups of 1024 may not serve: more than 1 % worse"]
+    assert (made.meta["format"], made.group) == ("int8", 32)
+
+
+def test_int4_is_fitted_to_stories_it_is_not_measured_on(tmp_path: Path) -> None:
+    fitted, rounded = (
+        convert(registry.BUNDLED, tmp_path / name, formats=["int4"], loss=1, fit=fit)
+        for name, fit in (("fitted", True), ("rounded", False))
+    )
+    assert fitted.group == 64  # the largest that divides 320, up to 128
+    worse, worst = (
+        made.meta["bits_per_character"]["int4 in groups of 64"]
+        / made.meta["bits_per_character"]["original"]
+        - 1
+        for made in (fitted, rounded)
+    )
+    assert 0 < worse < LOSS < worst
+    folder = tmp_path / "model"
+    shutil.copytree(registry.BUNDLED, folder, ignore=shutil.ignore_patterns(conversion.BUNDLED))
+    shutil.copytree(fitted.folder, folder / conversion.BUNDLED)
+    served = conversion.find(folder)
+    assert served is not None
+    assert served.meta["format"] == "int4"
+
+
+def test_int4_that_is_too_bad_gives_way_to_int8(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = iter([2.0, 2.03, 2.01])
+    monkeypatch.setattr(openvino_model, "bits_per_character", lambda *_, **__: next(measured))
+    with caplog.at_level(logging.WARNING, "openvino"):
+        made = convert(folder, tmp_path / "converted", formats=INT4, fit=False)
+    assert ours(caplog) == ["int4 may not serve: more than 1 % worse"]
     assert (made.meta["format"], made.group) == ("int8", 32)
 
 
