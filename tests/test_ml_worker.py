@@ -287,6 +287,26 @@ async def test_a_database_that_is_away_for_a_while_costs_no_story(
     assert not refusals
 
 
+async def test_a_worker_that_finds_its_leases_run_out_renews_them_before_it_rescues(
+    database: Database, monkeypatch: pytest.MonkeyPatch, working: Callable[..., Worker]
+) -> None:
+    def away() -> Any:
+        raise OSError("the database is away")
+
+    monkeypatch.setattr("ml.worker.BEAT", 0.0)
+    monkeypatch.setattr("ml.worker.RESCUE_EVERY", 0.0)
+    job_id = await add(database)
+    working(EchoEngine(delay=0.05, words=40))
+    await until(database, job_id, lambda job: job.partial)
+    write = database.write
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "write", away)
+        async with write() as session:
+            await session.execute(update(Job).values(lease_until=now() - timedelta(seconds=1)))
+    job = await until(database, job_id, lambda job: job.status == JobStatus.DONE)
+    assert job.attempts == 1
+
+
 @dataclass
 class Table:
     """Versions as retrain and an admin would write them, and engines that say who they are."""
