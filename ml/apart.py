@@ -41,7 +41,7 @@ _GATHER = 0.05  # seconds for which words may wait for more; a story's beginning
 _SILENCE = 120.0  # seconds without a word while stories are open: the library hangs
 _CLOSING = 10.0  # seconds that a process may take to end
 _LINE = 2**24  # bytes: a list of what came while the worker was busy
-# Weights in large pages are read faster, where the system's C library can ask for such.
+# Weights in large pages are read a little faster (LOG.md), where the C library can ask for such.
 _LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _LOG = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

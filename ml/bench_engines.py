@@ -48,10 +48,11 @@ def our_int4(folder: Path, slots: int) -> Iterator[Writer]:
 def in_int4(folder: Path) -> Path:
     """Return a model's twin that serves in int4, made the first time.
 
-    It is rounded to the nearest: random weights have nothing to fit to.
+    It is rounded to the nearest: random weights have nothing to fit.
     """
     twin = folder.with_name(f"{folder.name}-int4")
-    if not twin.is_dir():
+    made = conversion.find(twin) if twin.is_dir() else None
+    if made is None or made.meta["format"] != "int4":
         from ml.openvino_model import convert
 
         with conversion.whole(twin) as part:

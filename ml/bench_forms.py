@@ -41,7 +41,7 @@ def measure_forms(folder: Path, target: Path, forms: Sequence[str]) -> dict[str,
     """Return bits per character on our sample stories, of the original and of each form."""
     model, tokenizer = _load(folder), AutoTokenizer.from_pretrained(folder)
     context = int(model.config.max_position_embeddings)
-    save_forms(folder, target, forms, fitting(tokenizer))
+    save_forms(folder, target, forms, fitting(tokenizer, context))
     models: dict[str, Any] = {"original": CausalLM(model)}
     models |= {form: Converted(target / form / MODEL) for form in forms}
     return {

@@ -60,7 +60,7 @@ class Conversion:
 
     @property
     def group(self) -> int:
-        """How many activations share a scale when they are multiplied with int8 weights."""
+        """How many activations share a scale; in int4 as many weights do."""
         return int(self.meta.get("group", GROUP))
 
 
@@ -71,6 +71,14 @@ def convertible(model: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and config.get("model_type") in ARCHITECTURES
+
+
+def check(model: Path) -> None:
+    """Raise ConversionError, and RegistryError, for what is no model that can be converted."""
+    registry.weights_sha256(model)
+    if not convertible(model):
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ConversionError(f"{model}: no model that can be converted for OpenVINO ({known})")
 
 
 def missing_libraries() -> list[str]:
@@ -95,9 +103,7 @@ def open_conversion(model: Path) -> Conversion:
     """
     if found := find(model):
         return found
-    if not convertible(model):
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise ConversionError(f"{model}: no model that can be converted for OpenVINO ({known})")
+    check(model)
     if missing := missing_libraries():
         raise ConversionError(
             f"{model}: converting it for OpenVINO needs {', '.join(missing)}; "

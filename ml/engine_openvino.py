@@ -1,4 +1,4 @@
-"""The OpenVINO engine: OpenVINO GenAI's continuous batching on the CPU, weights in int8.
+"""The OpenVINO engine: OpenVINO GenAI's continuous batching on the CPU, weights in int8 or int4.
 
 The event loop itself steps the whole batch; a new request joins at the next step, a finished or
 cancelled one leaves. The library draws each request's tokens from a generator of its own, so a

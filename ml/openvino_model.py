@@ -4,7 +4,8 @@
 
 The model is traced with its key-value cache as inputs and outputs, which then become the state
 that OpenVINO's paged attention replaces (its pass SDPAToPagedAttention). int8 may serve if it
-predicts our sample stories at most 1 % worse than the original does; if not, fp16, then fp32.
+predicts our sample stories at most 1 % worse than the original does; if not, fp16, then fp32. int4
+is tried before them where somebody asks for it.
 
 Shapes: B sequences, T new tokens, P tokens in the cache, H heads of width D, V vocabulary.
 """
@@ -32,7 +33,7 @@ from ml.openvino_quiet import openvino
 from ml.openvino_weights import INT4_GROUP, fitting, save, stories
 
 FORMATS = ("int8", "fp16", "fp32")  # of the weights, the smallest first; the last loses nothing
-INT4 = ("int4", *FORMATS)  # for whoever has the patience: int4 takes as long as a short training
+INT4 = ("int4", *FORMATS)  # not unasked: fitting ruGPT-3 medium takes some ten minutes
 LOSS = 0.01  # by how much more bits per character a smaller format may serve
 _STRIDE = 64  # tokens at a time, so that most are predicted out of the cache, as in serving
 # What the libraries raise for a model they cannot read or convert.
@@ -52,8 +53,8 @@ def convert(
 ) -> Conversion:
     """Write the first of ``formats`` that is good enough to ``target`` and return it.
 
-    int4 is fitted to our sample stories unless ``fit`` is false: on random weights there is nothing
-    to fit. Raises ConversionError if none is, or for a folder that cannot be read or written.
+    Raises ConversionError if none is, or for a folder that cannot be read or written. int4 is
+    fitted to our sample stories unless ``fit`` is false: random weights have nothing to fit.
     """
     started = time.monotonic()
     log.info("converting %s for OpenVINO, once", model)
@@ -86,9 +87,13 @@ def _write(
     bits = {"original": measure(CausalLM(original))}
     log.info("the original: %.4f bits per character", bits["original"])
     exported = export(original)
+    shared = int4_group(original)
     for form in formats:
-        texts = fitting(tokenizer) if form == "int4" and fit else []
-        save(exported, part / MODEL, form, group=int4_group(original), texts=texts)
+        if form == "int4" and shared < GROUP:
+            log.warning("no int4: only %d weights could share a scale", shared)
+            continue
+        texts = fitting(tokenizer, context) if form == "int4" and fit else []
+        save(exported, part / MODEL, form, group=shared, texts=texts)
         for group in _groups(original, form):
             name = form if group == GROUP else f"{form} in groups of {group}"
             bits[name] = measure(Converted(part / MODEL, group))
@@ -101,6 +106,7 @@ def _write(
                     "openvino": openvino.get_version(),
                     "format": form,
                     "group": group,
+                    "fitted": bool(texts),
                     "bits_per_character": bits,
                     "context": context,
                     "parameters": original.num_parameters(),
@@ -132,7 +138,9 @@ def _width(model: PreTrainedModel) -> int:
     """Return the largest number that divides the inputs of every matrix."""
     config = model.config
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
-    return math.gcd(config.hidden_size, inner or 4 * config.hidden_size)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = config.num_attention_heads * head
+    return math.gcd(config.hidden_size, inner or 4 * config.hidden_size, attention)
 
 
 def export(model: PreTrainedModel) -> openvino.Model:

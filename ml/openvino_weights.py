@@ -71,10 +71,14 @@ def stories() -> list[str]:
     return [json.loads(line)["text"][:_CHARACTERS] for line in _lines()[:_MEASURED]]
 
 
-def fitting(tokenizer: Any) -> list[list[int]]:
-    """Return other texts as tokens, to fit int4 to what it is not measured on."""
+def fitting(tokenizer: Any, context: int) -> list[list[int]]:
+    """Return other texts as tokens, to fit int4 to what it is not measured on.
+
+    ``context`` is what the model holds, in tokens.
+    """
     lines = _lines()[_MEASURED:][:_FITTING]
-    return [tokenizer.encode(json.loads(line)["text"])[:_TOKENS] for line in lines]
+    tokens = min(_TOKENS, context)
+    return [tokenizer.encode(json.loads(line)["text"])[:tokens] for line in lines]
 
 
 def _lines() -> list[str]:

@@ -5,11 +5,13 @@ python -m scripts.bench_engines [--rounds 3] [--readers 1 4 8 16 32] [--vllm PRO
 
 All of them in one run, in turns; nothing is downloaded. The bandwidth of the memory, measured in
 the same run, bounds a single reader: each token takes all weights to read. Many readers are bounded
-by how fast the cores multiply; in fp32 that is measured, too. Ours takes part in int8 and in int4,
-which ruGPT-3's own weights would have to be good enough for. --grow measures ours in int8 alone, as
-readers, openings and stories grow. A first run builds and converts the model, 5 minutes;
-CTranslate2 comes with pip install -c constraints.txt -e '.[bench]', vLLM from an environment of its
-own.
+by how fast the cores multiply; in fp32 that is measured, too. Ours takes part in int8 and in int4;
+whether ruGPT-3's own weights are good enough in int4, random ones cannot tell. --grow measures ours
+in int8 alone, as readers, openings and stories grow.
+
+A first run builds and converts the model, 5 minutes. All seats with vLLM want more than 25 GB:
+leave one out by --only. CTranslate2 comes with pip install -c constraints.txt -e '.[bench]', vLLM
+from an environment of its own.
 """
 
 import argparse
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="that count; one more warms up")
     parser.add_argument("--readers", type=int, nargs="+", default=READERS)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="ours, bare, torch, one, …")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="ours, int4, bare, torch, one, …")
     parser.add_argument("--vllm", type=Path, help="the program, if vLLM takes part")
     parser.add_argument("--cores", type=int, help="that it may use; default: all")
     parser.add_argument("--grow", action="store_true", help="ours alone, as work grows")

@@ -174,9 +174,10 @@ async def test_engine_ends_with_the_worker_and_not_by_signals_to_all(echo: Apart
 async def test_process_asks_for_large_pages_unless_its_operator_knows_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for set_, expected in ((None, "glibc.malloc.hugetlb=1"), ("", "")):
-        if set_ is not None:
-            monkeypatch.setenv("GLIBC_TUNABLES", set_)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    for chosen, expected in ((None, "glibc.malloc.hugetlb=1"), ("", "")):
+        if chosen is not None:
+            monkeypatch.setenv("GLIBC_TUNABLES", chosen)
         engine = Apart(ECHO)
         await engine.start()
         (process,) = (

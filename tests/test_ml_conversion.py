@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from ml import card, conversion, openvino_model, registry
+from ml.checkpoint import export
 from ml.conversion import ConversionError
 from ml.evaluate import bits_per_character
-from ml.gpt import gpt_config, llama_config, load_gpt, new_gpt
+from ml.gpt import CausalLM, gpt_config, llama_config, load_gpt, new_gpt
 from ml.openvino_batch import MODEL
 from ml.openvino_model import INT4, LOSS, Converted, convert
+from ml.openvino_weights import fitting, stories
 from ml.tokenizer import load
 from scripts import convert_model
 from tests.engines import CONTEXT, trained
@@ -128,6 +130,8 @@ def test_large_models_activations_share_scales_in_groups_that_divide_every_matri
     monkeypatch.setattr(card, "SMALL", 0)
     assert groups(192) == [[192, 32], [64, 32]]  # Llama's inner width is 512
     assert groups(16) == [[32], [32]]
+    small = new_gpt(gpt_config(vocabulary=300, context=16, width=64, layers=1, heads=2), seed=0)
+    assert openvino_model._groups(small.model, "int4") == [64]
 
 
 def test_groups_that_are_too_wide_give_way_to_the_librarys(
@@ -142,12 +146,24 @@ def test_groups_that_are_too_wide_give_way_to_the_librarys(
     assert (made.meta["format"], made.group) == ("int8", 32)
 
 
-def test_int4_is_fitted_to_stories_it_is_not_measured_on(tmp_path: Path) -> None:
+def test_int4_is_fitted_to_other_stories_than_it_is_measured_on() -> None:
+    tokenizer = load(registry.BUNDLED)
+    measured = stories()
+    texts = [str(tokenizer.decode(tokens)) for tokens in fitting(tokenizer, 40)]
+    assert len(measured) == 8
+    assert len(texts) == 32
+    assert not [one for one in texts if any(story.startswith(one[:20]) for story in measured)]
+    assert max(len(tokens) for tokens in fitting(tokenizer, 40)) == 40
+
+
+@pytest.mark.timeout(300)  # it is fitted once, and once rounded
+def test_int4_that_is_fitted_may_serve_where_a_rounded_one_may_not(tmp_path: Path) -> None:
     fitted, rounded = (
         convert(registry.BUNDLED, tmp_path / name, formats=["int4"], loss=1, fit=fit)
         for name, fit in (("fitted", True), ("rounded", False))
     )
-    assert fitted.group == 64  # the largest that divides 320, up to 128
+    assert fitted.group == 64  # what 128 and 320 have in common
+    assert (fitted.meta["fitted"], rounded.meta["fitted"]) == (True, False)
     worse, worst = (
         made.meta["bits_per_character"]["int4 in groups of 64"]
         / made.meta["bits_per_character"]["original"]
@@ -172,6 +188,20 @@ def test_int4_that_is_too_bad_gives_way_to_int8(
         made = convert(folder, tmp_path / "converted", formats=INT4, fit=False)
     assert ours(caplog) == ["int4 may not serve: more than 1 % worse"]
     assert (made.meta["format"], made.group) == ("int8", 32)
+
+
+@pytest.mark.parametrize(("width", "shared"), [(192, 64), (48, 16), (256, 128)])
+def test_int4_wants_groups_of_32_weights_at_least(
+    width: int, shared: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = {"vocabulary": 9000, "context": 16, "width": width, "layers": 1, "heads": 2}
+    model = new_gpt(gpt_config(**shape), seed=0).model
+    assert openvino_model.int4_group(model) == shared
+    if shared < 32:
+        export(CausalLM(model), load(registry.BUNDLED), {}, tmp_path / "model")
+        with caplog.at_level(logging.WARNING, "openvino"), pytest.raises(ConversionError):
+            convert(tmp_path / "model", tmp_path / "converted", formats=["int4"])
+        assert ours(caplog) == [f"no int4: only {shared} weights could share a scale"]
 
 
 def test_int8_that_is_too_bad_gives_way_to_fp16(
@@ -209,13 +239,15 @@ def test_an_unknown_architecture_and_missing_libraries_are_one_clear_line(
         conversion.open_conversion(folder)
 
 
+@pytest.mark.parametrize("flags", [[], ["--int4"]])
 def test_the_script_converts_into_the_model_s_own_folder(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    convert_model.main([str(folder)])
+    convert_model.main([str(folder), *flags])
     assert f"{folder / 'openvino'}: " in capsys.readouterr().out
     found = conversion.find(folder)
     assert found is not None
     assert found.folder == folder / "openvino"
+    assert ("int4" in found.meta["bits_per_character"]) is bool(flags)
     with pytest.raises(SystemExit, match="no weights here"):
         convert_model.main([str(folder / "openvino")])

@@ -19,7 +19,7 @@ from scripts import bench_engines
 from tests.contestant import scripted
 
 MINI = Path("ml/pretrained/pushkin-mini")
-TINY = {"vocabulary": 9000, "context": 256, "width": 16, "layers": 2, "heads": 2}
+TINY = {"vocabulary": 9000, "context": 256, "width": 32, "layers": 2, "heads": 2}
 
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> dict[str, Any]:
@@ -34,20 +34,24 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> dict[str,
 def test_engines_write_in_turns_and_the_report_says_how_fast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run(tmp_path, monkeypatch, "--readers", "1", "3", "--only", "ours", "bare", "one")
-    assert result["command"].endswith("--rounds 1 --readers 1 3 --only ours bare one")
+    four = ["ours", "int4", "bare", "one"]
+    result = run(tmp_path, monkeypatch, "--readers", "1", "3", "--only", *four)
+    assert result["command"].endswith("--rounds 1 --readers 1 3 --only ours int4 bare one")
     assert result["machine"]["cores"] >= 1
-    ours, bare, one = result["contestants"]
-    assert [row["name"] for row in result["contestants"]] == ["ours", "bare", "one"]
+    ours, int4, bare, one = result["contestants"]
+    assert [row["name"] for row in result["contestants"]] == four
     assert [level["readers"] for level in ours["levels"]] == [1, 3]
     assert [level["readers"] for level in one["levels"]] == [1]
-    for row in (ours, bare, one):
+    for row in (ours, int4, bare, one):
         assert 0.05 < row["peak_memory_gb"] < 3
         for level in row["levels"]:
             assert level["speed"] > 0
             assert 0 < level["first_p50"] <= level["first_p95"]
     assert one["bytes_per_token"] == 4 * ours["bytes_per_token"]
-    assert "ours ÷ another" in capsys.readouterr().out
+    assert int4["bytes_per_token"] < ours["bytes_per_token"]
+    said = capsys.readouterr().out
+    assert "ours ÷ another" in said
+    assert "int4 ÷ another" in said
 
 
 @pytest.mark.parametrize(
