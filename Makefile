@@ -12,7 +12,7 @@ run: $(VENV)/run.stamp  ## the bot and a worker; with no BOT_TOKEN, in this term
 	@exec $(BIN)/python -m scripts.run
 
 test: $(VENV)/test.stamp  ## every test
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/test.stamp  ## style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
