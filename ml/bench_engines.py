@@ -38,11 +38,9 @@ def our_openvino(folder: Path, slots: int) -> Iterator[Writer]:
         yield write
 
 
-@contextlib.contextmanager
-def our_int4(folder: Path, slots: int) -> Iterator[Writer]:
+def our_int4(folder: Path, slots: int) -> contextlib.AbstractContextManager[Writer]:
     """The same with weights in int4."""
-    with our_openvino(in_int4(folder), slots) as write:
-        yield write
+    return our_openvino(in_int4(folder), slots)
 
 
 def in_int4(folder: Path) -> Path:

@@ -113,11 +113,7 @@ def weights_per_token() -> int:
 
 def contestants(folder: Path, slots: int, vllm: Path | None) -> list[Contestant]:
     weights = weights_per_token()
-    openvino, ct2, in_int4 = (
-        conversion.open_conversion,
-        bench_others.for_ctranslate2,
-        bench_engines.in_int4,
-    )
+    openvino, ct2 = conversion.open_conversion, bench_others.for_ctranslate2
     head = RUGPT3_MEDIUM["vocabulary"] * RUGPT3_MEDIUM["width"]
     # Without instructions for it torch's bf16 is slower than fp32 by far.
     low, size = ("bfloat16", 2) if "avx512_bf16" in bench.instructions() else ("float32", 4)
@@ -129,7 +125,7 @@ def contestants(folder: Path, slots: int, vllm: Path | None) -> list[Contestant]
             INT4,
             partial(bench_engines.our_int4, folder, slots),
             head + (weights - head) * (0.5 + 2 / INT4_GROUP),  # a scale in fp16 for each group
-            prepare=in_int4,
+            prepare=bench_engines.in_int4,
         ),
         Contestant("bare", partial(bench_engines.bare_openvino, folder), weights, prepare=openvino),
         Contestant("ct2", partial(bench_others.ctranslate2, folder), weights, prepare=ct2),

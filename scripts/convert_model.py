@@ -33,11 +33,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     conversion.log.setLevel(logging.INFO)
-    folder = options.folder
-    target = options.out or folder / conversion.BUNDLED
+    target = options.out or options.folder / conversion.BUNDLED
     try:
-        conversion.check(folder)
-        made = convert(folder, target, formats=INT4 if options.int4 else FORMATS)
+        conversion.check(options.folder)
+        formats = INT4 if options.int4 else FORMATS
+        made = convert(options.folder, target, formats=formats)
     except (conversion.ConversionError, RegistryError) as error:
         raise SystemExit(str(error)) from error
     size = sum(file.stat().st_size for file in made.folder.iterdir())
